@@ -1,0 +1,29 @@
+"""One healthy Peewee connection per request. The adapters are in ``peewee_web.flask``, ``peewee_web.django`` and kin."""
+
+from .core.databases import (
+    PooledDatabase,
+    PooledMySQLDatabase,
+    PooledPostgresqlDatabase,
+    PooledSqliteDatabase,
+    connect,
+)
+from .core.errors import DatabaseUnavailable, NoConnection, PoolTimeout, ScopeClosed
+from .core.registry import Databases
+from .core.scope import Scope, scope
+from .core.scoped import ScopedDatabase
+
+__all__ = [
+    "DatabaseUnavailable",
+    "Databases",
+    "NoConnection",
+    "PoolTimeout",
+    "PooledDatabase",
+    "PooledMySQLDatabase",
+    "PooledPostgresqlDatabase",
+    "PooledSqliteDatabase",
+    "Scope",
+    "ScopeClosed",
+    "ScopedDatabase",
+    "connect",
+    "scope",
+]

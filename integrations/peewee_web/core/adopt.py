@@ -1,0 +1,350 @@
+"""Adoption: a Peewee database keeps its connections per scope instead of per thread.
+
+``adopt(database)`` gives an existing database, of any class, the methods of ``ScopedConnections``; the ready pooled
+classes (``databases.py``) have them from the start. All that is Peewee's own stays Peewee's: what is overridden
+here only decides which connection is meant, who may use it now, and where it goes afterwards.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import sys
+import time
+from collections import deque
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from peewee import Database, InterfaceError, OperationalError, SqliteDatabase
+from playhouse.pool import MaxConnectionsExceeded
+from playhouse.pool import PooledDatabase as PlayhousePool
+
+from .drivers import in_transaction, is_outage
+from .errors import DatabaseUnavailable, PoolTimeout, ScopeClosed, ScopeError
+from .scope import (
+    OPENED_BY_SCOPE,
+    ConnectionState,
+    CurrentState,
+    ScopedState,
+    ThreadStates,
+    current_scope,
+    on_event_loop,
+)
+from .sqlite import prepare, share_memory
+
+if TYPE_CHECKING:
+
+    class PeeweeDatabase(Database):
+        """The names of Peewee's ``Database`` that its type stubs leave out and this file stands on (4.5)."""
+
+        _state: Any
+        _lock: Any
+
+        def begin(self, *args: Any, **options: Any) -> None: ...
+        def _connect(self) -> Any: ...
+        def _close(self, conn: Any) -> None: ...
+        def _execute_cursor(self, sql: str, params: Any, **options: Any) -> Any: ...
+
+else:
+    PeeweeDatabase = object
+
+D = TypeVar("D", bound=Database)
+
+logger = logging.getLogger("peewee_web")
+
+_SCOPE_CLOSED = (
+    "the scope (request) that this code was started in has ended. Code that outlives its request opens its own: "
+    "`with peewee_web.scope(): ...`"
+)
+# A first pause that is shorter than a statement usually takes, and a longest that nobody notices in a web page.
+_ASYNC_PAUSES = (0.001, 0.05)
+
+
+class ScopedConnections(PeeweeDatabase):
+    """Mixin over a Peewee ``Database``: its connections belong to scopes. Thread-safe, and safe across coroutines."""
+
+    orphans: deque[Any]
+
+    def join_scopes(self) -> None:
+        """Replace the state and the lock that Peewee's constructor made. Called once, before the database is shared."""
+        self.orphans = deque()
+        inherited = self._state
+        if self.thread_safe:
+            states = ThreadStates(self.orphans)
+            find = states.find
+        else:
+            shared = ConnectionState()
+            find = lambda: shared  # noqa: E731  # one state for all threads: what `thread_safe=False` asks for
+        if not inherited.closed:  # opened before it was adopted: stays the connection of this thread
+            find().set_connection(inherited.conn)
+        self._state = CurrentState(self, find)
+        # Peewee holds this one over network calls; the turn of the scope's state takes its place.
+        self._lock = ConnectionState()
+
+    # What Peewee calls to find, open and use a connection.
+
+    def connect(self, reuse_if_open: bool = False) -> bool:
+        """As Peewee's. Raises `PoolTimeout`, `DatabaseUnavailable`, or `ScopeClosed` when the scope has ended."""
+        state: ConnectionState = self._state.find()
+        with state:
+            if state.ended:
+                raise ScopeClosed(_SCOPE_CLOSED)
+            if not state.closed:
+                return super().connect(reuse_if_open)
+            # Whoever could end the wait of an event loop's thread is a coroutine of the same loop.
+            self._establish(state, waiting=not on_event_loop())
+        return True
+
+    def _establish(self, state: ConnectionState, *, waiting: bool) -> None:
+        try:
+            self._dial(waiting)
+            scope = current_scope()
+            if isinstance(state, ScopedState) and scope is not None and scope.is_atomic_for(self):
+                self.begin_request_transaction(state)
+        except BaseException:
+            if state.conn is not None:  # the first use of the connection failed: it is not fit for a second
+                self._discard(state)
+            raise
+
+    def _dial(self, waiting: bool) -> None:
+        try:
+            if waiting or not isinstance(self, PlayhousePool):
+                super().connect()
+            else:
+                Database.connect(self)  # past the pool's own method, which is where it waits
+        except MaxConnectionsExceeded as error:
+            raise PoolTimeout(self._describe_exhaustion(waiting)) from error
+        except (OperationalError, InterfaceError, OSError) as error:
+            if not is_outage(error):
+                raise
+            raise DatabaseUnavailable(f"no connection to the database: {_first_line(error)}") from error
+
+    def _describe_exhaustion(self, waited: bool) -> str:
+        assert isinstance(self, PlayhousePool)
+        timeout = self._wait_timeout or 0.0
+        when = f"in {timeout:.1f} s" if waited else "at once, and an event loop must not wait for one"
+        return f"no connection became free {when} ({len(self._in_use)} of {self._max_connections} in use)"
+
+    def close(self) -> bool:
+        with self._state.find():
+            return super().close()
+
+    def cursor(self, named_cursor: Any = None) -> Any:
+        self.ensure_open()
+        return super().cursor(named_cursor)
+
+    def connection(self) -> Any:
+        self.ensure_open()
+        return super().connection()
+
+    def ensure_open(self) -> None:
+        """Within a scope connecting is the scope's business, also with ``autoconnect=False``; outside, do nothing."""
+        self._ensure_open(waiting=not on_event_loop())
+
+    def _ensure_open(self, *, waiting: bool) -> None:
+        state: ConnectionState = self._state.find()
+        if state.closed and state.scoped:
+            with state:
+                if state.ended:
+                    raise ScopeClosed(_SCOPE_CLOSED)
+                if state.closed:
+                    self._establish(state, waiting=waiting)
+                    if OPENED_BY_SCOPE not in state.ctx:
+                        state.ctx.append(OPENED_BY_SCOPE)
+
+    def _execute_cursor(self, sql: str, params: Any, **options: Any) -> Any:
+        with self._state.find():
+            return super()._execute_cursor(sql, params, **options)
+
+    def begin(self, *args: Any, **options: Any) -> None:
+        state: ConnectionState = self._state.find()
+        with state:
+            super().begin(*args, **options)
+            state.transaction_place = _place_of_caller()
+
+    def commit(self) -> None:
+        state: ConnectionState = self._state.find()
+        with state:
+            super().commit()
+            state.transaction_place = None
+
+    def rollback(self) -> None:
+        state: ConnectionState = self._state.find()
+        with state:
+            super().rollback()
+            state.transaction_place = None
+
+    def _connect(self) -> Any:
+        self.take_back_orphans()
+        if isinstance(self, SqliteDatabase):
+            prepare(self)
+        return super()._connect()
+
+    # What a scope calls (`scope.ScopeAware`).
+
+    async def ensure_open_async(self) -> None:
+        """Open the current scope's connection without blocking the event loop, within the pool's ``timeout``.
+
+        The dial runs in a worker thread; while every connection is in use nothing is occupied by waiting.
+        """
+        connect_now = functools.partial(self._ensure_open, waiting=False)
+        timeout = (self._wait_timeout or 0.0) if isinstance(self, PlayhousePool) else 0.0
+        deadline = time.monotonic() + timeout
+        pause, longest = _ASYNC_PAUSES
+        while True:
+            try:
+                return await asyncio.to_thread(connect_now)
+            except PoolTimeout as error:
+                if time.monotonic() + pause > deadline:
+                    raise PoolTimeout(self._describe_exhaustion(waited=True)) from error.__cause__
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, longest)
+
+    def has_open_transaction(self, state: ConnectionState) -> bool:
+        if state.transactions or state.transaction_place is not None:
+            return True
+        return state.conn is not None and in_transaction(state.conn) is True
+
+    def give_back(self, state: ConnectionState) -> None:
+        """Return the connection of *state*, rolled back and whatever happens. Never raises."""
+        conn, place = state.conn, state.transaction_place
+        try:
+            left_open = self.has_open_transaction(state)
+        except Exception:  # the driver can't tell, so the connection is not fit for another use
+            left_open = True
+        request_transaction = getattr(state, "request_transaction", None)
+        expected = request_transaction is not None and state.transactions == [request_transaction]
+        if isinstance(state, ScopedState):
+            state.request_transaction = None
+        state.reset()
+        if left_open and not expected:
+            logger.warning("a transaction opened at %s was left open; it is rolled back", place or "an unknown place")
+        self._return(conn, roll_back=left_open)
+
+    def _return(self, conn: Any, roll_back: bool) -> None:
+        try:
+            if roll_back:
+                # psycopg2's rollback() does nothing in autocommit mode, which is Peewee's: send the statement.
+                conn.cursor().execute("ROLLBACK")
+        except Exception:
+            logger.debug("rolling back failed, the connection is closed", exc_info=True)
+            self._drop(conn)
+            return
+        try:
+            self._close(conn)
+        except Exception:
+            logger.debug("closing a connection failed", exc_info=True)
+
+    def _discard(self, state: ConnectionState) -> None:
+        conn = state.conn
+        state.reset()
+        self._drop(conn)
+
+    def _drop(self, conn: Any) -> None:
+        """Close *conn* for good, past any pool."""
+        with suppress(Exception):
+            if isinstance(self, PlayhousePool):
+                self._close(conn, close_conn=True)  # type: ignore[call-arg]  # the pool's own argument
+            else:
+                self._close(conn)
+
+    def take_back_orphans(self) -> None:
+        """Return the connections of dead threads and of scopes that were collected without having been ended."""
+        while True:
+            try:
+                orphan = self.orphans.popleft()
+            except IndexError:
+                return
+            if isinstance(orphan, tuple):
+                conn, place = orphan
+                logger.error(
+                    "a scope was never ended; its connection is taken back%s",
+                    f", and the transaction opened at {place} rolled back" if place else "",
+                )
+            else:
+                conn = orphan
+            try:
+                roll_back = in_transaction(conn) is not False
+            except Exception:
+                roll_back = True
+            self._return(conn, roll_back)
+
+    def begin_request_transaction(self, state: ScopedState) -> None:
+        with state:
+            if state.request_transaction is None and not state.transactions:
+                transaction = self.transaction()
+                transaction.__enter__()
+                state.request_transaction = transaction
+                if OPENED_BY_SCOPE not in state.ctx:
+                    state.ctx.insert(0, OPENED_BY_SCOPE)  # no `with db:` block may close it under the transaction
+
+    def finish_request_transaction(self, state: ScopedState, commit: bool) -> None:
+        """Commit or roll back the transaction that an atomic scope began, if it has not been ended already."""
+        with state:
+            transaction, state.request_transaction = state.request_transaction, None
+            if transaction is None or transaction not in state.transactions:
+                return
+            place, left_open = state.transaction_place, state.transactions[-1] is not transaction
+            state.transactions.clear()
+            if not commit:
+                transaction.rollback(False)
+                return
+            try:
+                if left_open:
+                    raise ScopeError(
+                        "a transaction inside the request's own was left open, so the whole is rolled back "
+                        f"(the request's began at {place})"
+                    )
+                transaction.commit(False)
+            except BaseException:
+                with suppress(Exception):
+                    transaction.rollback(False)
+                raise
+
+
+@functools.cache
+def _scoped_class(plain: type[Database]) -> type[Database]:
+    namespace = {"__module__": plain.__module__, "__qualname__": plain.__qualname__, "__doc__": plain.__doc__}
+    return type(plain.__name__, (ScopedConnections, plain), namespace)
+
+
+def adopt(database: D) -> D:
+    """Make *database* keep its connections per scope. Returns the same object; adopting twice changes nothing.
+
+    A connection that the calling thread has open stays that thread's. The object's class becomes a subclass of its
+    own class, so ``isinstance`` holds. Raises `TypeError` for what is not a synchronous Peewee database.
+    """
+    if isinstance(database, ScopedConnections):
+        return database
+    if not isinstance(database, Database):
+        raise TypeError(
+            f"{database!r} is not a Peewee database: give a peewee.Database, a URL such as "
+            "'postgresql://user@host/name', or a mapping of names to either"
+        )
+    if any(cls.__module__ == "playhouse.pwasyncio" for cls in type(database).__mro__):
+        raise TypeError(
+            f"{type(database).__name__} is an asyncio database, which peewee-web does not adopt yet: "
+            "use the synchronous class"
+        )
+    if isinstance(database, SqliteDatabase):
+        share_memory(database)
+    database.__class__ = _scoped_class(type(database))
+    assert isinstance(database, ScopedConnections)
+    database.join_scopes()
+    return database
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+def _place_of_caller() -> str:
+    """``file:line`` of the nearest frame that is neither Peewee's nor ours."""
+    frame = sys._getframe(2)
+    while frame.f_back is not None:
+        module = frame.f_globals.get("__name__", "").partition(".")[0]
+        if module not in ("peewee", "playhouse", "peewee_web", "contextlib"):
+            break
+        frame = frame.f_back
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}"

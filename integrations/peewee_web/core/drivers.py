@@ -1,0 +1,70 @@
+"""What has to be known of each DB-API driver beyond PEP 249.
+
+Drivers are told apart by the module that their classes come from, so none has to be imported, or installed.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+# libpq's PGTransactionStatusType (PQtransactionStatus): 1 ACTIVE, 2 INTRANS, 3 INERROR.
+_LIBPQ_IN_TRANSACTION = (1, 2, 3)
+# MySQL client/server protocol, status flag SERVER_STATUS_IN_TRANS.
+_MYSQL_IN_TRANSACTION = 0x0001
+
+# Answers to a connection attempt that waiting cannot mend: the server is well and says no to *this* client.
+# MySQL error numbers: 1044 no access to the database, 1045 wrong password, 1049 unknown database,
+# 1698 wrong authentication plugin.
+_MYSQL_REFUSALS = frozenset({1044, 1045, 1049, 1698})
+# libpq gives no SQLSTATE for a failed connection, only the server's text. A server that speaks another language is not
+# recognised, and its refusal then counts as an outage: still an error, with the server's text as its cause.
+_LIBPQ_REFUSALS = (
+    "password authentication failed",
+    "authentication failed",
+    "no password supplied",
+    "no pg_hba.conf entry",
+    "does not exist",
+    "permission denied for database",
+    "is not permitted to log in",
+    "invalid connection option",
+    "invalid dsn",
+    "invalid port number",
+)
+
+
+def driver_of(thing: object) -> str:
+    """The top-level module of the driver that a connection or an exception comes from, as ``"psycopg2"``."""
+    for cls in type(thing).__mro__:
+        name = cls.__module__.partition(".")[0]
+        if name not in ("peewee", "playhouse", "peewee_web", "builtins"):
+            return name
+    return ""
+
+
+def in_transaction(connection: Any) -> bool | None:
+    """Whether a transaction is open on *connection*, without a round trip; ``None`` where the driver can't tell."""
+    driver = driver_of(connection)
+    if driver == "psycopg":
+        return connection.pgconn.transaction_status in _LIBPQ_IN_TRANSACTION
+    if driver == "psycopg2":
+        return connection.get_transaction_status() in _LIBPQ_IN_TRANSACTION
+    if driver == "pymysql":
+        return bool(connection.server_status & _MYSQL_IN_TRANSACTION)
+    open_ = getattr(connection, "in_transaction", None)  # sqlite3, mysql.connector
+    return open_ if isinstance(open_, bool) else None
+
+
+def is_outage(error: BaseException) -> bool:
+    """Whether *error*, raised by a connection attempt, says "not now" rather than "not you" or "no such database".
+
+    *error* is Peewee's exception or the driver's own. SQLite has no server, so its errors are never an outage.
+    """
+    error = getattr(error, "orig", error)
+    driver = driver_of(error)
+    if driver in ("psycopg", "psycopg2"):
+        text = str(error).lower()
+        return not any(refusal in text for refusal in _LIBPQ_REFUSALS)
+    if driver in ("pymysql", "MySQLdb", "mysql", "mariadb"):
+        number = getattr(error, "errno", None) or (error.args[0] if error.args else None)
+        return number not in _MYSQL_REFUSALS
+    return isinstance(error, OSError)

@@ -1,0 +1,37 @@
+"""The errors that this package raises, each with one cause.
+
+Peewee's exception wrapper replaces a *direct* subclass of one of its own errors by the plain class when it passes
+through a query; a subclass of a subclass passes unchanged. That is why ``NoConnection`` and ``ScopeError`` stand
+between Peewee's errors and the ones that are raised.
+"""
+
+from __future__ import annotations
+
+from peewee import InterfaceError, OperationalError
+from playhouse.pool import MaxConnectionsExceeded
+
+
+class NoConnection(OperationalError):
+    """No database connection could be had. Never raised itself: catch it to catch both of its subclasses.
+
+    ``retry_after`` is the number of seconds after which a client may usefully try again; adapters put it in the
+    ``Retry-After`` header of the 503 they answer.
+    """
+
+    retry_after: float = 1.0
+
+
+class PoolTimeout(NoConnection, MaxConnectionsExceeded):
+    """Every connection of the pool was in use, and none came back in time."""
+
+
+class DatabaseUnavailable(NoConnection):
+    """The server could not be reached, or refuses connections for now. ``__cause__`` is the driver's error."""
+
+
+class ScopeError(InterfaceError):
+    """A scope was used in a way that it cannot serve."""
+
+
+class ScopeClosed(ScopeError):
+    """The scope (the request) that this code ran in has ended; code that outlives it must open its own."""

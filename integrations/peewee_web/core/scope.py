@@ -1,0 +1,467 @@
+"""One unit of work, and where its connections live.
+
+Peewee keeps a connection per thread. A ``Scope`` holds one per database for one request, message or job instead, and
+is found through a context variable, which follows the work across coroutines, worker threads and greenlets.
+
+This file knows what a connection *state* is and nothing of Peewee: opening a connection and giving it back is the
+business of the adopted database (``adopt.py``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable
+from contextvars import ContextVar
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from .bodies import ScopedAsyncGenerator, ScopedGenerator
+from .errors import ScopeError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from .registry import Databases
+
+logger = logging.getLogger("peewee_web")
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_active: ContextVar[Scope | None] = ContextVar("peewee_web.scope", default=None)
+
+# Stands in `ConnectionState.ctx` for a connection that the scope opened, not a `with db:` block: Peewee closes the
+# connection when the last block leaves `ctx`, and the scope never leaves it.
+OPENED_BY_SCOPE = object()
+
+
+class ConnectionState:
+    """What Peewee keeps of one connection: the attributes and methods of its own ``_ConnectionState``.
+
+    Entered as a context manager for each statement; this one, for a single thread, has nothing to do then.
+    """
+
+    scoped = False
+    ended = False
+
+    __slots__ = ("closed", "commit_callbacks", "conn", "ctx", "transaction_place", "transactions")
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        self.set_connection(None)
+
+    def set_connection(self, conn: Any) -> None:
+        self.conn = conn
+        self.closed = conn is None
+        self.ctx: list[Any] = []
+        self.transactions: list[Any] = []
+        self.commit_callbacks: list[Callable[[], Any]] = []
+        self.transaction_place: str | None = None
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *exc_info: object) -> None:
+        pass
+
+
+class ThreadState(ConnectionState):
+    """The connection of a thread outside any scope. When the thread dies, it is left in *orphans* for the pool."""
+
+    __slots__ = ("_orphans",)
+
+    def __init__(self, orphans: deque[Any]) -> None:
+        super().__init__()
+        self._orphans = orphans
+
+    def __del__(self) -> None:  # a finalizer takes no lock: it may run while this thread holds it
+        if self.conn is not None:
+            self._orphans.append(self.conn)
+
+
+class ThreadStates(threading.local):
+    """One ``ThreadState`` for each thread that asks."""
+
+    def __init__(self, orphans: deque[Any]) -> None:
+        self.state = ThreadState(orphans)
+
+    def find(self) -> ConnectionState:
+        return self.state
+
+
+class ScopedState(ConnectionState):
+    """The connection of one database in one scope, shared by the threads and tasks of that scope.
+
+    Entering it takes the turn to use the connection: statements of one scope are serialised. When the scope ends
+    while another thread has the turn, the connection is given back when that turn is over, and not before.
+    """
+
+    scoped = True
+
+    __slots__ = ("_depth", "_turn", "database", "ended", "ending", "request_transaction")
+
+    def __init__(self, database: ScopeAware, ended: bool) -> None:
+        super().__init__()
+        self.database = database
+        self.ended = self.ending = ended
+        self.request_transaction: Any = None
+        self._turn = threading.RLock()
+        self._depth = 0
+
+    def __enter__(self) -> None:
+        self._turn.acquire()
+        self._depth += 1
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._depth -= 1
+        outermost = self._depth == 0
+        self._turn.release()
+        if outermost and self.ending and not self.ended:
+            self.end()
+
+    def end(self) -> None:
+        """Give the connection back, now or when the turn under way is over. Does not block and does not raise."""
+        self.ending = True  # before the attempt: whoever has the turn looks at it after giving the turn up
+        if self._turn.acquire(blocking=False):
+            try:
+                if self._depth == 0:
+                    self.ended = True
+                    self._give_back()
+            finally:
+                self._turn.release()
+
+    def release(self) -> None:
+        """Give the connection back if nothing is under way on it; the next query takes another."""
+        if self._turn.acquire(blocking=False):
+            try:
+                if self._depth == 0 and self.is_quiet():
+                    self._give_back()
+            finally:
+                self._turn.release()
+
+    def is_quiet(self) -> bool:
+        """No transaction is open and no ``with db:`` block is under way."""
+        blocks = any(block is not OPENED_BY_SCOPE for block in self.ctx)
+        return not (self.closed or blocks or self.database.has_open_transaction(self))
+
+    def _give_back(self) -> None:
+        if self.conn is not None:
+            self.database.give_back(self)
+
+
+class ScopeAware(Protocol):
+    """What a scope asks of a database: implemented by ``adopt.ScopedConnections``."""
+
+    @property
+    def orphans(self) -> deque[Any]: ...
+
+    def ensure_open(self) -> None: ...
+    async def ensure_open_async(self) -> None: ...
+    def has_open_transaction(self, state: ConnectionState) -> bool: ...
+    def give_back(self, state: ConnectionState) -> None: ...
+    def begin_request_transaction(self, state: ScopedState) -> None: ...
+    def finish_request_transaction(self, state: ScopedState, commit: bool) -> None: ...
+
+
+class CurrentState:
+    """Stands where Peewee keeps its connection state, and leads to the state of the current scope.
+
+    Outside a scope it leads to what *outside* returns: the thread's own state, as in Peewee.
+    """
+
+    __slots__ = ("_database", "_outside")
+
+    def __init__(self, database: ScopeAware, outside: Callable[[], ConnectionState]) -> None:
+        self._database = database
+        self._outside = outside
+
+    def find(self) -> ConnectionState:
+        scope = _active.get()
+        return self._outside() if scope is None else scope.state_of(self._database)
+
+    @property
+    def closed(self) -> bool:
+        return self.find().closed
+
+    @property
+    def conn(self) -> Any:
+        return self.find().conn
+
+    @property
+    def ctx(self) -> list[Any]:
+        return self.find().ctx
+
+    @property
+    def transactions(self) -> list[Any]:
+        return self.find().transactions
+
+    @property
+    def commit_callbacks(self) -> list[Callable[[], Any]]:
+        return self.find().commit_callbacks
+
+    def reset(self) -> None:
+        self.find().reset()
+
+    def set_connection(self, conn: Any) -> None:
+        self.find().set_connection(conn)
+
+
+class Activation:
+    """Makes a scope the current one for the length of a ``with`` block, and restores what was current before."""
+
+    __slots__ = ("_outer", "_scope")
+
+    def __init__(self, scope: Scope) -> None:
+        self._scope = scope
+
+    def __enter__(self) -> Scope:
+        self._outer = _active.get()
+        _active.set(self._scope)
+        return self._scope
+
+    def __exit__(self, *exc_info: object) -> None:
+        # Not Token.reset: a framework may run the two halves of a hook in different contexts.
+        _active.set(self._outer)
+
+
+class Scope:
+    """One unit of work: a request, a websocket message, a job.
+
+    Use ``scope()`` or ``Databases.scope()`` to make one, and use it once: as a context manager (``with`` or
+    ``async with``) or as a decorator of a function, a coroutine function or a generator function. An adapter drives
+    the same steps itself: ``activate()`` around each piece of the request's code, ``complete()`` when the outcome is
+    known, ``end()`` when the last byte is out.
+
+    A database takes part when it first connects; threads and tasks of one scope share its connection, and their
+    statements are serialised. All methods may be called from any thread.
+    """
+
+    def __init__(self, databases: Databases | None = None, *, lazy: bool = True, atomic: bool = False) -> None:
+        self.databases = databases
+        self.lazy = lazy
+        self._atomic = atomic
+        self._states: dict[ScopeAware, ScopedState] = {}
+        self._ended = False
+        self._activation: Activation | None = None
+
+    def __repr__(self) -> str:
+        what = "ended" if self._ended else "atomic" if self._atomic else "open"
+        held = sum(state.conn is not None for state in self._states.values())
+        return f"<Scope {what}, {held} connection{'' if held == 1 else 's'} held>"
+
+    # What the code of the unit of work sees.
+
+    @property
+    def ended(self) -> bool:
+        return self._ended
+
+    @property
+    def atomic(self) -> bool:
+        """Whether the databases of this scope run in one transaction each, which ``complete()`` ends."""
+        return self._atomic
+
+    def state_of(self, database: ScopeAware) -> ScopedState:
+        """The connection state of *database* in this scope, made when it is first asked for."""
+        state = self._states.get(database)
+        if state is None:
+            state = self._states.setdefault(database, ScopedState(database, self._ended))
+        return state
+
+    def is_atomic_for(self, database: ScopeAware) -> bool:
+        return self._atomic and (self.databases is None or database in self.databases.adopted)
+
+    def set_atomic(self, atomic: bool) -> None:
+        """Opt this unit of work in or out, whatever the adapter was set to.
+
+        Opting in begins the transaction on connections that are open already; opting out commits what was begun.
+        """
+        self._atomic = atomic
+        with self.activate():
+            for database, state in list(self._states.items()):
+                if not atomic:
+                    database.finish_request_transaction(state, commit=True)
+                elif not state.closed and self.is_atomic_for(database):
+                    database.begin_request_transaction(state)
+
+    # What drives it.
+
+    def activate(self) -> Activation:
+        """A context manager in which this scope is the current one."""
+        return Activation(self)
+
+    def connect(self) -> None:
+        """Take a connection of every database now, so that "no database" is known before any work is done.
+
+        Raises `PoolTimeout` or `DatabaseUnavailable`.
+        """
+        with self.activate():
+            for database in self._registered():
+                database.ensure_open()
+
+    async def connect_async(self) -> None:
+        """The same without blocking the event loop."""
+        with self.activate():
+            for database in self._registered():
+                await database.ensure_open_async()
+
+    def complete(self, commit: bool) -> None:
+        """End the transactions of an atomic scope. Raises what the commit raises; the rest is then rolled back."""
+        if not self._atomic:
+            return
+        self._atomic = False  # what runs after the outcome is known (a streamed body) runs in autocommit
+        with self.activate():
+            for database, state in list(self._states.items()):
+                try:
+                    database.finish_request_transaction(state, commit)
+                except BaseException:
+                    if commit:
+                        self._roll_back_rest()
+                    raise
+
+    def _roll_back_rest(self) -> None:
+        for database, state in list(self._states.items()):
+            try:
+                database.finish_request_transaction(state, commit=False)
+            except Exception:
+                logger.warning("rolling back after a failed commit failed as well", exc_info=True)
+
+    def release(self) -> None:
+        """Give connections back early where nothing is under way on them; a later query takes another."""
+        for state in list(self._states.values()):
+            state.release()
+
+    def end(self) -> None:
+        """Roll back what is open, give every connection back. Never raises; ending twice is ending once."""
+        self._ended = True
+        for state in list(self._states.values()):
+            state.end()
+
+    def __del__(self) -> None:
+        if self._ended:
+            return
+        for database, state in self._states.items():
+            if state.conn is not None:  # a finalizer takes no lock: the next checkout gives it back and logs
+                database.orphans.append((state.conn, state.transaction_place))
+
+    def _registered(self) -> Iterable[ScopeAware]:
+        return () if self.databases is None else self.databases.adopted
+
+    # As a context manager.
+
+    def __enter__(self) -> Self:
+        self._begin()
+        if not self.lazy:
+            try:
+                self.connect()
+            except BaseException:
+                self._finish()
+                raise
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            self.complete(commit=exc_type is None)
+        except Exception:
+            if exc_type is None:
+                raise
+            logger.warning("the rollback of a failed scope failed as well", exc_info=True)
+        finally:
+            self._finish()
+
+    async def __aenter__(self) -> Self:
+        self._begin()
+        if not self.lazy:
+            try:
+                await self.connect_async()
+            except BaseException:
+                self._finish()
+                raise
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.__exit__(exc_type, exc, traceback)
+
+    def _begin(self) -> None:
+        if self._ended or self._activation is not None:
+            raise ScopeError("this scope was used before; a scope is one unit of work: make a new one with scope()")
+        self._activation = self.activate()
+        self._activation.__enter__()
+
+    def _finish(self) -> None:
+        assert self._activation is not None
+        self._activation.__exit__()
+        self.end()
+
+    # As a decorator.
+
+    def __call__(self, function: F) -> F:
+        """Run each call of *function* in a new scope with the options of this one."""
+        options: dict[str, Any] = {"lazy": self.lazy, "atomic": self._atomic}
+        databases = self.databases
+
+        def fresh() -> Scope:
+            return scope() if databases is None else Scope(databases, **options)
+
+        if inspect.isasyncgenfunction(function):
+
+            @functools.wraps(function)
+            def stream_async(*args: Any, **kwargs: Any) -> Any:
+                return ScopedAsyncGenerator(function(*args, **kwargs), fresh())
+
+            return stream_async  # type: ignore[return-value]  # wraps() keeps the shape, which F can't express
+        if inspect.isgeneratorfunction(function):
+
+            @functools.wraps(function)
+            def stream(*args: Any, **kwargs: Any) -> Any:
+                return ScopedGenerator(function(*args, **kwargs), fresh())
+
+            return stream  # type: ignore[return-value]
+        if inspect.iscoroutinefunction(function):
+
+            @functools.wraps(function)
+            async def call_async(*args: Any, **kwargs: Any) -> Any:
+                async with fresh():
+                    return await function(*args, **kwargs)
+
+            return call_async  # type: ignore[return-value]
+
+        @functools.wraps(function)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            with fresh():
+                return function(*args, **kwargs)
+
+        return call  # type: ignore[return-value]
+
+
+def scope() -> Scope:
+    """A new unit of work, with connections of its own: ``with scope():``, ``async with scope():`` or ``@scope()``.
+
+    Inside another scope (a request) it gives parallel or separate work a connection of its own, on the same named
+    databases. Code that outlives its request must open one.
+    """
+    outer = _active.get()
+    return Scope(None if outer is None else outer.databases)
+
+
+def current_scope() -> Scope | None:
+    """The scope that this code runs in, or ``None``."""
+    return _active.get()
+
+
+def on_event_loop() -> bool:
+    """Whether the calling thread runs an asyncio loop, which must not be made to wait for one of its coroutines."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
