@@ -42,6 +42,8 @@ if TYPE_CHECKING:
         _lock: Any
 
         def begin(self, *args: Any, **options: Any) -> None: ...
+        def connection(self) -> Any: ...
+        def cursor(self, named_cursor: Any = None) -> Any: ...
         def _connect(self) -> Any: ...
         def _close(self, conn: Any) -> None: ...
         def _execute_cursor(self, sql: str, params: Any, **options: Any) -> Any: ...
@@ -245,7 +247,7 @@ class ScopedConnections(PeeweeDatabase):
         """Close *conn* for good, past any pool."""
         with suppress(Exception):
             if isinstance(self, PlayhousePool):
-                self._close(conn, close_conn=True)  # type: ignore[call-arg]  # the pool's own argument
+                self._close(conn, close_conn=True)
             else:
                 self._close(conn)
 
@@ -329,7 +331,7 @@ def adopt(database: D) -> D:
         )
     if isinstance(database, SqliteDatabase):
         share_memory(database)
-    database.__class__ = _scoped_class(type(database))
+    database.__class__ = _scoped_class(type(database))  # type: ignore[assignment, arg-type]  # still a D
     assert isinstance(database, ScopedConnections)
     database.join_scopes()
     return database

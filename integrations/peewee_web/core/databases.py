@@ -90,8 +90,7 @@ def connect(url: str, **options: Any) -> Any:
     name = arguments.pop("database", None)
     if not name:
         raise ValueError(
-            f"the {scheme} URL names no database: write {scheme}://user@host/NAME, "
-            f"or {scheme}:///NAME for a local one"
+            f"the {scheme} URL names no database: write {scheme}://user@host/NAME, or {scheme}:///NAME for a local one"
         )
     if issubclass(database_class, SqliteDatabase):
         arguments.setdefault("lock_type", sqlite.LOCK_TYPE)
@@ -131,4 +130,3 @@ def _check_driver(database_class: type[Database], scheme: str) -> None:
         missing = getattr(peewee, first, None) is None and getattr(peewee, second, None) is None
         if database_class is ready and missing:
             raise ImproperlyConfigured(f"{scheme} URLs need a driver that is not installed: pip install '{extra}'")
-

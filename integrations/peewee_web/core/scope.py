@@ -136,11 +136,11 @@ class ScopedState(ConnectionState):
             finally:
                 self._turn.release()
 
-    def release(self) -> None:
-        """Give the connection back if nothing is under way on it; the next query takes another."""
+    def release(self, force: bool) -> None:
+        """Give the connection back; the next query takes another. Unless forced, only if nothing is under way on it."""
         if self._turn.acquire(blocking=False):
             try:
-                if self._depth == 0 and self.is_quiet():
+                if self._depth == 0 and (force or self.is_quiet()):
                     self._give_back()
             finally:
                 self._turn.release()
@@ -331,10 +331,14 @@ class Scope:
             except Exception:
                 logger.warning("rolling back after a failed commit failed as well", exc_info=True)
 
-    def release(self) -> None:
-        """Give connections back early where nothing is under way on them; a later query takes another."""
+    def release(self, force: bool = False) -> None:
+        """Give connections back early; a later query takes another.
+
+        Connections in a transaction or a ``with db:`` block stay, unless *force* is true: then a transaction is rolled
+        back and warned about, as at the end. Never raises and never blocks.
+        """
         for state in list(self._states.values()):
-            state.release()
+            state.release(force)
 
     def end(self) -> None:
         """Roll back what is open, give every connection back. Never raises; ending twice is ending once."""

@@ -55,7 +55,8 @@ def share_memory(database: SqliteDatabase) -> None:
     keeper = sqlite3.connect(uri, uri=True, check_same_thread=False)
     weakref.finalize(database, keeper.close)
     if not database.is_closed():
-        database.connection().backup(keeper)
+        connection: sqlite3.Connection = database.connection()  # type: ignore[no-untyped-call]  # Peewee's stubs
+        connection.backup(keeper)
         database.close()
     database.database = uri
     database.connect_params.update(uri=True, check_same_thread=False)

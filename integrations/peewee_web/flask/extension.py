@@ -1,0 +1,172 @@
+"""The Flask extension: configuration from ``app.config``, a scope per request and per app context.
+
+The scope of a request is begun and ended around ``app.wsgi_app``, outside everything that Flask or the app can skip
+or break (Flask <= 3.1 drops the remaining teardown functions when one raises). Hooks of Flask's own do what depends on
+the request: the transaction, the 503, connecting early.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import Flask, Response, current_app, g, has_app_context, request
+from flask.signals import appcontext_pushed
+from flask.typing import ResponseReturnValue
+from peewee import Model
+from werkzeug.exceptions import ServiceUnavailable
+
+from ..core.errors import NoConnection
+from ..core.registry import Databases
+from ..core.scope import Scope, current_scope
+from ..core.scoped import ScopedDatabase
+from ..core.unavailable import BODY, retry_after
+from ..wsgi import COMPLETE, ScopeMiddleware
+
+EXTENSION = "peewee"
+_SCOPE_OF_CONTEXT = "_peewee_scope"
+
+# PEEWEE_LAZY and so on in app.config, each an option of `Databases`.
+_OPTIONS = ("lazy", "atomic", "commit_when", "exclude")
+
+
+class Peewee:
+    """One healthy connection per request for Flask apps; one object may serve several apps.
+
+    The database is given here, to `init_app`, or in ``app.config``: ``PEEWEE_DATABASE`` (a URL or a Peewee database)
+    or ``PEEWEE_DATABASES`` (a mapping of names to either), with ``PEEWEE_LAZY``, ``PEEWEE_ATOMIC``,
+    ``PEEWEE_COMMIT_WHEN`` and ``PEEWEE_EXCLUDE`` (paths or endpoints). What is given in code goes before what is
+    configured. Models derive from ``db.Model``.
+    """
+
+    def __init__(self, app: Flask | None = None, database: Any = None, **options: Any) -> None:
+        self._database = database
+        self._options = options
+        #: Stands for the default database of the app at hand, for models and for ``db.database.atomic()``.
+        self.database = ScopedDatabase(fallback=self._configured)
+        if app is not None:
+            self.init_app(app)
+
+    @property
+    def Model(self) -> type[Model]:
+        """The base class of models that live in the default database of the app at hand."""
+        base: type[Model] = self.database.Model
+        return base
+
+    @property
+    def databases(self) -> Databases:
+        """The databases of the current app, by name. Raises `RuntimeError` outside its context."""
+        databases = self._configured()
+        if databases is None:
+            raise RuntimeError(
+                "no Flask app with this Peewee extension is active: call db.init_app(app), and use db in a request "
+                "or inside `with app.app_context():`"
+            )
+        return databases
+
+    def _configured(self) -> Databases | None:
+        if not has_app_context():
+            return None
+        extension = current_app.extensions.get(EXTENSION)
+        return extension.of_app if isinstance(extension, _Registration) and extension.owner is self else None
+
+    def init_app(self, app: Flask, database: Any = None, **options: Any) -> None:
+        """Serve *app*. Raises `RuntimeError` when it is registered already or no database is configured."""
+        if EXTENSION in app.extensions:
+            raise RuntimeError(
+                f"a Peewee extension is registered on this Flask app ({app.import_name}) already: call init_app once, "
+                "and name further databases in PEEWEE_DATABASES"
+            )
+        databases = Databases.of(self._choose_database(app, database), **self._choose_options(app, options))
+        registration = _Registration(self, databases)
+        app.extensions[EXTENSION] = registration
+        self.database.initialize(databases.default)
+
+        app.wsgi_app = ScopeMiddleware(app.wsgi_app, databases)  # type: ignore[method-assign]  # as Flask's docs say
+        app.before_request_funcs.setdefault(None, []).insert(0, registration.before_request)
+        # Registered first, run last: after it, no function of the app's can change the status.
+        app.after_request_funcs.setdefault(None, []).insert(0, registration.after_request)
+        app.register_error_handler(NoConnection, answer_unavailable)
+        app.teardown_appcontext_funcs.insert(0, registration.teardown_appcontext)
+        appcontext_pushed.connect(registration.appcontext_pushed, app)
+
+    def _choose_database(self, app: Flask, database: Any) -> Any:
+        for choice in (database, self._database, app.config.get("PEEWEE_DATABASES"), app.config.get("PEEWEE_DATABASE")):
+            if choice is not None:
+                return choice
+        raise RuntimeError(
+            "no database is configured for this Flask app: set app.config['PEEWEE_DATABASE'] to a URL such as "
+            "'sqlite:///app.db' before db.init_app(app), or pass one to it"
+        )
+
+    def _choose_options(self, app: Flask, options: dict[str, Any]) -> dict[str, Any]:
+        keys = {option: f"PEEWEE_{option.upper()}" for option in _OPTIONS}
+        configured = {option: app.config[key] for option, key in keys.items() if key in app.config}
+        return {**configured, **self._options, **options}
+
+
+class _Registration:
+    """One app that an extension serves, and its hooks. In ``app.extensions["peewee"]``."""
+
+    def __init__(self, owner: Peewee, of_app: Databases) -> None:
+        self.owner = owner
+        self.of_app = of_app
+
+    def before_request(self) -> ResponseReturnValue | None:
+        scope = current_scope()
+        if scope is not None:
+            if self.of_app.excludes(request.endpoint):
+                scope.set_atomic(False)
+            elif not scope.lazy:
+                scope.connect()
+        return None
+
+    def after_request(self, response: Response) -> Response:
+        scope = current_scope()
+        if scope is not None:
+            scope.complete(self.of_app.commit_when(response.status_code))
+            # Werkzeug wraps every body in an iterator; the middleware can't see which is complete.
+            request.environ[COMPLETE] = response.is_sequence
+        return response
+
+    def appcontext_pushed(self, app: Flask, **_: Any) -> None:
+        """Code in an app context of its own (a CLI command, a script, a test) gets a scope as well."""
+        scope = current_scope()
+        if scope is None or scope.ended or scope.databases is not self.of_app:
+            setattr(g, _SCOPE_OF_CONTEXT, _ContextScope(self.of_app.scope()))
+
+    def teardown_appcontext(self, error: BaseException | None) -> None:
+        context_scope: _ContextScope | None = g.pop(_SCOPE_OF_CONTEXT, None)
+        if context_scope is not None:
+            context_scope.leave(error)
+
+
+class _ContextScope:
+    """The scope of an app context that is not a request's. Lives in the context's ``g``.
+
+    Flask <= 3.1 skips our teardown function when another one raises; then this goes with ``g``, and the scope with it.
+    """
+
+    def __init__(self, scope: Scope) -> None:
+        self._scope: Scope | None = scope
+        self._activation = scope.activate()
+        self._activation.__enter__()
+
+    def leave(self, error: BaseException | None) -> None:
+        self._activation.__exit__()
+        scope, self._scope = self._scope, None
+        if scope is not None:
+            try:
+                scope.complete(commit=error is None)
+            finally:
+                scope.end()
+
+    def __del__(self) -> None:
+        if self._scope is not None:
+            self._activation.__exit__()
+
+
+def answer_unavailable(error: NoConnection) -> ResponseReturnValue:
+    """503 through Flask's own error handling: an app's ``@app.errorhandler(503)`` styles it."""
+    answer = ServiceUnavailable(BODY, retry_after=retry_after(error))
+    answer.__cause__ = error
+    return current_app.handle_user_exception(answer)
