@@ -1,0 +1,3 @@
+from example_apps.serve import main
+
+main()
