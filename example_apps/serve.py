@@ -89,9 +89,14 @@ def prepare(name: str) -> tuple[Any, str]:
 
 
 def serve_wsgi(app: Any, listener: socket.socket) -> None:
+    from waitress import wasyncore
     from waitress.server import create_server
 
-    create_server(app, sockets=[listener], threads=THREADS, ident="notes").run()
+    channels: dict[int, Any] = {}
+    try:
+        create_server(app, channels, sockets=[listener], threads=THREADS, ident="notes").run()
+    finally:
+        wasyncore.close_all(channels)  # run() waits for requests under way; connections kept alive it forgets
 
 
 def serve_tornado(app: Any, listener: socket.socket) -> None:
