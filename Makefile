@@ -1,0 +1,61 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`.
+# A missing tool is installed: Python packages into .venv, MariaDB from apt where that is possible.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+APP ?= flask
+PORT ?= 8000
+DATABASE_URL ?= sqlite:///notes.db
+PYTHONS ?= python3.10 python3.11 python3.12 python3.13
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format bench soak matrix servers clean
+
+help: ## show the commands
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+# The stamps name what they were made from, so a change of the pins installs again.
+$(BIN)/.demo: pyproject.toml constraints.txt
+	@test -x $(BIN)/python || { echo "making $(VENV) with $$($(PYTHON) --version)"; $(PYTHON) -m venv $(VENV); }
+	@echo "installing what the demo needs into $(VENV)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[examples,postgres,mysql]'
+	@touch $@
+
+$(BIN)/.dev: pyproject.toml constraints.txt
+	@test -x $(BIN)/python || { echo "making $(VENV) with $$($(PYTHON) --version)"; $(PYTHON) -m venv $(VENV); }
+	@echo "installing everything for tests, lint and benchmarks into $(VENV) (a few minutes the first time)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@ $(BIN)/.demo
+
+demo: $(BIN)/.demo ## serve the notes app on http://127.0.0.1:8000 (APP=flask|django|falcon|bottle|tornado PORT= DATABASE_URL=)
+	@DATABASE_URL='$(DATABASE_URL)' $(BIN)/python -m example_apps $(APP) --port $(PORT)
+
+servers:
+	@tests/servers/install
+
+test: $(BIN)/.dev servers ## run the whole suite (PYTEST="-k flask" to choose)
+	@$(BIN)/python -m pytest $(PYTEST)
+
+lint: $(BIN)/.dev ## ruff and mypy --strict
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: $(BIN)/.dev ## let ruff rewrite the files
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+bench: $(BIN)/.dev ## measure the adapters' cost beside the bare frameworks and the documented hooks
+	@$(BIN)/python -m benchmarks.adapters
+
+soak: $(BIN)/.dev servers ## 10,000 mixed requests on every adapter, a third of them aborted; then the full contract
+	@$(BIN)/python -m tests.soak
+	@CONTRACT=full $(BIN)/python -m pytest tests/contract
+
+matrix: servers ## the suite on every Python 3.10-3.13 found, and once with the lowest supported versions
+	@PYTHONS='$(PYTHONS)' tests/matrix
+
+clean: ## remove what the commands made
+	rm -rf $(VENV) .matrix .mypy_cache .ruff_cache .pytest_cache .hypothesis build notes.db notes.db-shm notes.db-wal
+	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,16 @@
+"""The contract app, once per adapter. Each only translates: what it does is in ``cases.py``."""
+
+from __future__ import annotations
+
+# name of the app → (module in this package with `build(databases) -> app`, kind of server that it needs)
+APPS = {
+    "wsgi": ("wsgi_app", "wsgi"),
+    "asgi": ("asgi_app", "asgi"),
+    "flask": ("flask_app", "wsgi"),
+}
+
+SERVERS = {
+    "wsgi": ("waitress", "gthread", "gevent"),
+    "asgi": ("uvicorn",),
+    "tornado": ("tornado",),
+}
