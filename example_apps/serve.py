@@ -62,28 +62,25 @@ def listen(host: str, port: str) -> socket.socket:
 
 def prepare(name: str) -> tuple[Any, str]:
     """Load the app, create its tables. Returns the app and what its database is called."""
+    import peewee_web
+    from example_apps.notes import DATABASE_URL, models, search, seed
+
+    try:
+        peewee_web.connect(DATABASE_URL)  # opens nothing, but knows what is wrong with it
+    except (peewee.ImproperlyConfigured, ValueError) as error:
+        die(f"DATABASE_URL can't be used: {error}")
     module, attribute = APPS[name].split(":")
-    url = os.environ.get("DATABASE_URL", "")
     try:
         app = getattr(import_module(module), attribute)
     except ModuleNotFoundError as error:
-        if error.name and error.name.startswith("example_apps"):
+        if error.name and error.name.startswith(("example_apps", "peewee_web")):
             raise
         die(f"{error.name} is not installed: pip install 'peewee-web[examples]'")
-    except (peewee.ImproperlyConfigured, ValueError, RuntimeError) as error:
-        die(f"DATABASE_URL can't be used: {error}")
-
-    import peewee_web
-    from example_apps.notes import models, search, seed
-
     try:
         # Work outside a request: Flask's databases belong to an app, so they are found in its context.
         with app.app_context() if name == "flask" else peewee_web.scope():
             seed.setup()
             return app, search.engine(models.database).name
-    except peewee.ImproperlyConfigured as error:
-        driver = "postgres" if url.startswith("postgres") else "mysql"
-        die(f"{error}: pip install 'peewee-web[{driver}]'")
     except peewee.OperationalError as error:
         die(f"the database can't be reached: {' '.join(str(error).split())}")
 

@@ -60,13 +60,14 @@ class RunningApp:
                 time.sleep(0.02)
 
     def __exit__(self, *exc_info: Any) -> None:
-        self.http.close()
         self.process.send_signal(signal.SIGTERM)
         try:
             status = self.process.wait(15)
         except subprocess.TimeoutExpired:
             self.kill()
             raise AssertionError(f"{self.name} did not stop on SIGTERM:\n{self.output()}") from None
+        finally:
+            self.http.close()  # after it: a server that stops must close what clients keep open
         assert status == 0, f"{self.name} ended with {status}:\n{self.output()}"
         if not self.expects_tracebacks:
             assert "Traceback" not in self.output(), self.output()
