@@ -90,7 +90,7 @@ def test_a_body_may_read_rows_while_it_is_sent(site: Site) -> None:
     token = new_token()
     for _ in range(5):
         site.get("write", token=token)
-    assert site.get("iterate", token=token).text == token * 5
+    assert site.get("iterate", token=token).text == f"{token}\n" * 5
 
 
 @pytest.mark.parametrize("reset", [False, True], ids=["fin", "rst"])

@@ -106,6 +106,8 @@ class _Exchange:
             elif self._watch is None and not self._receiving:
                 self._watch = asyncio.create_task(self._watch_client())
         await self._send(message)
+        if self._watch is not None:
+            await asyncio.sleep(0)  # neither the app nor the server need ever wait; the watch must have its turn
 
     async def receive(self) -> Message:
         if self._watch is not None:

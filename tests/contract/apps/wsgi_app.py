@@ -26,6 +26,8 @@ def build(databases: Databases) -> Any:
             return [b"no such case"]
         reply = case(Call(database, dict(parse_qsl(environ["QUERY_STRING"])), nested))
         start_response(f"{reply.status} Answer", [("Content-Type", "text/plain"), *reply.headers.items()])
+        if environ["REQUEST_METHOD"] == "HEAD":
+            return []
         if isinstance(reply.body, str):
             return [reply.body.encode()]
         return (chunk.encode() for chunk in reply.body)
