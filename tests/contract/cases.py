@@ -19,6 +19,7 @@ import peewee
 from playhouse.pool import PooledDatabase
 
 import peewee_web
+from peewee_web.core.atomic import atomic_requests, non_atomic_requests
 
 MAX_CONNECTIONS = 8
 TIMEOUT = 2.0  # seconds
@@ -123,6 +124,12 @@ def close_idle(call: Call) -> Reply:
 @sync_case
 def ping(call: Call) -> Reply:
     return Reply(f"pong {call.token}")
+
+
+@sync_case
+def in_use(call: Call) -> Reply:
+    """How many connections are out while this handler runs, which takes none itself."""
+    return Reply(str(stats(call.database)["in_use"]))
 
 
 @sync_case
@@ -268,6 +275,42 @@ def commit(call: Call) -> Reply:
 def bad_request(call: Call) -> Reply:
     save(call)
     return Reply(call.token, status=400)
+
+
+@sync_case
+def failed_commit(call: Call) -> Reply:
+    """A deferred constraint, which PostgreSQL checks when it commits."""
+    save(call)
+    name = f"twice_{call.token}"
+    call.database.execute_sql(
+        f"CREATE TEMPORARY TABLE {name} (x INT UNIQUE DEFERRABLE INITIALLY DEFERRED) ON COMMIT DROP"
+    )
+    call.database.execute_sql(f"INSERT INTO {name} VALUES (1), (1)")
+    return Reply(call.token)
+
+
+@sync_case
+@atomic_requests
+def opted_in(call: Call) -> Reply:
+    return bad_request(call)
+
+
+@sync_case
+@non_atomic_requests
+def opted_out(call: Call) -> Reply:
+    return bad_request(call)
+
+
+@sync_case
+def stream_atomic(call: Call) -> Reply:
+    """Written by the handler and by the body: the transaction ends where the response starts."""
+    save(call)
+
+    def body() -> Iterator[str]:
+        save(call)
+        yield echo(call)
+
+    return Reply(body())
 
 
 # The app's own calls.

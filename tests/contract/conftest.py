@@ -40,7 +40,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def _applies(item: pytest.Item) -> bool:
     parameters = getattr(getattr(item, "callspec", None), "params", {})
-    target = parameters.get("site")
+    target = next((parameters[name] for name in ("site", "atomic_site", "eager_site") if name in parameters), None)
     if not isinstance(target, Target):
         return True
     if str(parameters.get("case", "")).startswith("async") and APPS[target.app][1] == "wsgi":
@@ -51,6 +51,20 @@ def _applies(item: pytest.Item) -> bool:
 @pytest.fixture(scope="module", params=targets(), ids=str)
 def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     yield from run_site(request.param, request, tmp_path_factory)
+
+
+def one_per_app(database: str) -> list[Target]:
+    return [Target(app, SERVERS[kind][0], database) for app, (_, kind) in APPS.items()]
+
+
+@pytest.fixture(scope="module", params=one_per_app("psycopg3"), ids=str)
+def atomic_site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    yield from run_site(request.param, request, tmp_path_factory, "atomic")
+
+
+@pytest.fixture(scope="module", params=one_per_app("psycopg3"), ids=str)
+def eager_site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    yield from run_site(request.param, request, tmp_path_factory, "eager")
 
 
 def run_site(

@@ -29,7 +29,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(name)s %(levelname)s %(message)s")
     for noisy in ("tornado.access", "uvicorn.access", "gunicorn.access", "httpx"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    options = {"lazy": "eager" not in flags, "atomic": "atomic" in flags}
+    options = {"lazy": "eager" not in flags, "atomic": "atomic" in flags, "exclude": ["/stats"]}
     if server == "tornado":
         asyncio.run(_serve_tornado(name, url, options, int(port)))
     elif server == "uvicorn":
