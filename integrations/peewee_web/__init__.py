@@ -1,4 +1,4 @@
-"""One healthy Peewee connection per request. The adapters are in ``peewee_web.flask``, ``peewee_web.django`` and kin."""
+"""One healthy Peewee connection per request. Adapters: ``peewee_web.flask``, ``peewee_web.django`` and so on."""
 
 from .core.databases import (
     PooledDatabase,

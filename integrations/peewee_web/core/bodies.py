@@ -26,33 +26,33 @@ class ScopedBody(Generic[T]):
     def __init__(self, body: Iterable[T], scope: Scope) -> None:
         self._body = body
         self._scope = scope
+        self._step = scope.activate()
         self._iterator: Iterator[T] | None = None
 
     def __iter__(self) -> Iterator[T]:
         return self
 
     def __next__(self) -> T:
-        scope = self._scope
         try:
-            with scope.activate():
+            with self._step:
                 if self._iterator is None:
                     self._iterator = iter(self._body)
                 return next(self._iterator)
         except StopIteration:
             if hasattr(self._body, "close"):
-                scope.release()
+                self._scope.release()
             else:
-                scope.end()
+                self._scope.end()
             raise
         except BaseException:
-            scope.end()
+            self._scope.end()
             raise
 
     def close(self) -> None:
         try:
             close = getattr(self._body, "close", None)
             if close is not None:
-                with self._scope.activate():
+                with self._step:
                     close()
         finally:
             self._scope.end()
@@ -64,33 +64,33 @@ class ScopedAsyncBody(Generic[T]):
     def __init__(self, body: AsyncIterable[T], scope: Scope) -> None:
         self._body = body
         self._scope = scope
+        self._step = scope.activate()
         self._iterator: AsyncIterator[T] | None = None
 
     def __aiter__(self) -> AsyncIterator[T]:
         return self
 
     async def __anext__(self) -> T:
-        scope = self._scope
         try:
-            with scope.activate():
+            with self._step:
                 if self._iterator is None:
                     self._iterator = self._body.__aiter__()
                 return await self._iterator.__anext__()
         except StopAsyncIteration:
             if hasattr(self._body, "aclose"):
-                scope.release()
+                self._scope.release()
             else:
-                scope.end()
+                self._scope.end()
             raise
         except BaseException:
-            scope.end()
+            self._scope.end()
             raise
 
     async def aclose(self) -> None:
         try:
             aclose = getattr(self._body, "aclose", None)
             if aclose is not None:
-                with self._scope.activate():
+                with self._step:
                     await aclose()
         finally:
             self._scope.end()

@@ -1,4 +1,4 @@
-"""What SQLite needs to serve a web app: connections that may change threads, and one memory database for all of them."""
+"""What SQLite needs to serve a web app: connections that may change threads, and one memory database for them all."""
 
 from __future__ import annotations
 
@@ -37,11 +37,12 @@ def uses_stdlib_driver(database: SqliteDatabase) -> bool:
 
 def prepare(database: SqliteDatabase) -> None:
     """Called before each new connection: let it change threads, and let ``:memory:`` mean one database for all."""
+    if "check_same_thread" in database.connect_params and database.database != MEMORY:
+        return
     if uses_stdlib_driver(database):
         # A scope hands its connection from thread to thread and serialises its statements.
         database.connect_params.setdefault("check_same_thread", False)
-        if database.database == MEMORY:
-            share_memory(database)
+        share_memory(database)
 
 
 def share_memory(database: SqliteDatabase) -> None:

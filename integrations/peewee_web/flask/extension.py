@@ -82,7 +82,8 @@ class Peewee:
         self.database.initialize(databases.default)
 
         app.wsgi_app = ScopeMiddleware(app.wsgi_app, databases)  # type: ignore[method-assign]  # as Flask's docs say
-        app.before_request_funcs.setdefault(None, []).insert(0, registration.before_request)
+        if not databases.lazy or databases.exclude:
+            app.before_request_funcs.setdefault(None, []).insert(0, registration.before_request)
         # Registered first, run last: after it, no function of the app's can change the status.
         app.after_request_funcs.setdefault(None, []).insert(0, registration.after_request)
         app.register_error_handler(NoConnection, answer_unavailable)

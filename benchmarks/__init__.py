@@ -1,0 +1,1 @@
+"""Measurements. Figures are ratios and differences within one run: machines are noisy."""
