@@ -308,7 +308,20 @@ class ScopedConnections(PeeweeDatabase):
 @functools.cache
 def _scoped_class(plain: type[Database]) -> type[Database]:
     namespace = {"__module__": plain.__module__, "__qualname__": plain.__qualname__, "__doc__": plain.__doc__}
-    return type(plain.__name__, (ScopedConnections, plain), namespace)
+    return type(plain.__name__, (_same_layout(plain), ScopedConnections, plain), namespace)
+
+
+def _same_layout(plain: type) -> type:
+    """An empty class, laid out in memory as *plain* is.
+
+    Python lets an object change its class for one of the same layout only, and reads that off the class that first has
+    a ``__dict__`` and what that derives from: Peewee's ``Database`` has a base with empty ``__slots__`` (4.5), its
+    pooled ones derive first from a class that has none.
+    """
+    owner: Any = plain
+    while owner.__base__.__dictoffset__:
+        owner = owner.__base__
+    return type("_SameLayout", (owner.__base__,), {})
 
 
 def adopt(database: D) -> D:
