@@ -7,6 +7,7 @@ APPS = {
     "wsgi": ("wsgi_app", "wsgi"),
     "asgi": ("asgi_app", "asgi"),
     "flask": ("flask_app", "wsgi"),
+    "bottle": ("bottle_app", "wsgi"),
     "tornado": ("tornado_app", "tornado"),
 }
 

@@ -1,0 +1,34 @@
+"""The contract app in Bottle."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+from bottle import Bottle, HTTPResponse, abort, request
+
+from peewee_web import Databases
+from peewee_web.bottle import PeeweePlugin
+from tests.contract.cases import SYNC, Call, stats
+
+
+def build(databases: Databases) -> Any:
+    app = Bottle()
+    app.install(PeeweePlugin(databases))
+
+    @app.get("/stats")
+    def show_stats(db: Any) -> dict[str, int]:
+        return stats(db)
+
+    @app.get("/case/<name>")
+    def run(name: str, db: Any) -> HTTPResponse:
+        case = SYNC.get(name) or abort(404)
+        reply = case(Call(db, dict(request.query), nested))
+        return HTTPResponse(reply.body, reply.status, {"Content-Type": "text/plain", **reply.headers})
+
+    def nested(target: str) -> str:
+        path, _, query = target.partition("?")
+        environ = {"REQUEST_METHOD": "GET", "PATH_INFO": path, "QUERY_STRING": query, "wsgi.input": io.BytesIO()}
+        return b"".join(app(environ, lambda *_: None)).decode()
+
+    return app
