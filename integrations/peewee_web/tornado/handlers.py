@@ -1,0 +1,200 @@
+"""Handlers whose code runs in a scope: that of the request, or of the websocket's message.
+
+``prepare``, ``on_finish`` and ``on_connection_close`` are the app's to override, with or without ``super()``. So the
+scope is kept around ``_execute``, which is all of a request's code in a task of its own, and where Tornado calls the
+handler from outside that task, the instance has an attribute that comes before the app's method.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from asyncio import Future
+from collections.abc import Awaitable
+from types import TracebackType
+from typing import Any, NoReturn
+
+import tornado
+from tornado.httputil import HTTPServerRequest
+from tornado.iostream import IOStream
+from tornado.log import gen_log
+from tornado.web import Application, OutputTransform, RequestHandler
+from tornado.websocket import WebSocketHandler
+
+from ..core.errors import NoConnection
+from ..core.scope import Scope
+from ..core.unavailable import STATUS, retry_after
+from .messages import Messages
+from .settings import databases_of
+
+logger = logging.getLogger("peewee_web")
+
+if not hasattr(RequestHandler, "_execute"):  # there in 6.4 to 6.6; without it no request would have a scope
+    raise ImportError(f"peewee_web.tornado does not know this Tornado yet ({tornado.version}): RequestHandler changed")
+
+
+class PeeweeMixin(RequestHandler):
+    """One healthy connection per request for any Tornado handler, before or after its other base classes.
+
+    The database is that of the handler's application, ``Application(routes, peewee=db)``: a Peewee database, a URL, a
+    mapping of names to either, or a `Databases` with options. `PoolTimeout` and `DatabaseUnavailable` answer 503 with
+    ``Retry-After`` by way of ``write_error``. An atomic request commits before the first header is sent, so a failed
+    commit is a failed response. A websocket has a scope for its handshake, and then one for each of its callbacks.
+    """
+
+    _peewee_scope: Scope | None = None
+    _peewee_no_connection: NoConnection | None = None
+    _peewee_untold: Exception | None = None  # why the commit failed, until `write_error` has been told
+
+    def __init__(self, application: Application, request: HTTPServerRequest, **kwargs: Any) -> None:
+        try:
+            databases = databases_of(application)
+        except Exception as error:
+            # Raised from where Tornado answers it: an error in a constructor just closes the connection.
+            self._peewee_intercept(prepare=functools.partial(_raise, error))
+            super().__init__(application, request, **kwargs)
+            return
+        if databases.excludes(request.path):
+            super().__init__(application, request, **kwargs)
+            return
+        self._peewee_scope = scope = databases.scope()
+        self._peewee_commit_when = databases.commit_when
+        self._peewee_intercept(
+            on_connection_close=self._peewee_on_connection_close, data_received=self._peewee_data_received
+        )
+        if not scope.lazy:
+            self._peewee_intercept(prepare=self._peewee_prepare)
+        if isinstance(self, WebSocketHandler):
+            Messages(self, databases)
+        try:
+            with scope.activate():
+                super().__init__(application, request, **kwargs)
+        except BaseException:
+            scope.end()
+            raise
+
+    def _peewee_intercept(self, **methods: Any) -> None:
+        self.__dict__.update(methods)
+
+    async def _execute(self, transforms: list[OutputTransform], *args: bytes, **kwargs: bytes) -> None:
+        scope = self._peewee_scope
+        if scope is None:
+            await super()._execute(transforms, *args, **kwargs)
+            return
+        try:
+            with scope.activate():
+                await super()._execute(transforms, *args, **kwargs)
+                error = self._peewee_untold
+                if error is not None:  # raised while Tornado answered another exception (`Finish`): that ends there
+                    self.send_error(500, exc_info=(type(error), error, error.__traceback__))
+        finally:
+            scope.end()
+            for name in ("on_connection_close", "data_received", "prepare"):  # they refer to the handler itself
+                self.__dict__.pop(name, None)
+
+    # Called in place of the app's methods of these names.
+
+    async def _peewee_prepare(self) -> None:
+        del self.__dict__["prepare"]
+        assert self._peewee_scope is not None
+        await self._peewee_scope.connect_async()
+        pending = self.prepare()
+        if pending is not None:
+            await pending
+
+    def _peewee_data_received(self, chunk: bytes) -> Awaitable[None] | None:
+        assert self._peewee_scope is not None
+        with self._peewee_scope.activate():
+            pending = type(self).data_received(self, chunk)
+        return None if pending is None else self._peewee_await(pending)
+
+    async def _peewee_await(self, pending: Awaitable[None]) -> None:
+        assert self._peewee_scope is not None
+        with self._peewee_scope.activate():
+            await pending
+
+    def _peewee_on_connection_close(self) -> None:
+        assert self._peewee_scope is not None
+        try:
+            with self._peewee_scope.activate():
+                type(self).on_connection_close(self)
+        finally:
+            RequestHandler.on_connection_close(self)  # without it, a handler waits forever for the rest of an upload
+            self._peewee_scope.release()
+
+    # Where the response is on its way.
+
+    def flush(self, include_footers: bool = False) -> Future[None]:
+        if self._peewee_scope is not None:
+            self._peewee_settle(self._peewee_scope)
+            if include_footers:  # the body is complete: who waits for it to be sent needs no connection for that
+                self._peewee_scope.release()
+        return super().flush(include_footers)
+
+    def finish(self, chunk: str | bytes | dict[str, Any] | None = None) -> Future[None]:
+        sent = super().finish(chunk)
+        if self._peewee_scope is not None:
+            self._peewee_scope.release()  # on_finish() may have taken another
+        return sent
+
+    def detach(self) -> IOStream:
+        if self._peewee_scope is not None:
+            self._peewee_settle(self._peewee_scope)
+            if isinstance(self, WebSocketHandler):
+                self._peewee_scope.end()
+        return super().detach()
+
+    def _peewee_settle(self, scope: Scope) -> None:
+        """End the transaction of an atomic request by its status. No answer but an error's goes out if that fails."""
+        if self._peewee_untold is not None:
+            raise self._peewee_untold  # Tornado swallows what `write_error` raises, and finishes after it
+        if not scope.atomic:
+            return
+        commit = True
+        try:
+            commit = self._peewee_commit_when(self.get_status())
+            scope.complete(commit)
+        except Exception as error:
+            if not commit:
+                logger.warning("the rollback of a failed request failed as well", exc_info=True)
+                return
+            self._peewee_untold = error
+            scope.complete(commit=False)  # if it was commit_when that failed
+            raise
+
+    # Where there is no connection.
+
+    def send_error(self, status_code: int = 500, **kwargs: Any) -> None:
+        error = kwargs.get("exc_info", (None, None, None))[1]
+        if error is self._peewee_untold:
+            self._peewee_untold = None
+        if status_code == 500 and isinstance(error, NoConnection):
+            status_code = STATUS
+            self._peewee_no_connection = error
+        super().send_error(status_code, **kwargs)
+
+    def clear(self) -> None:
+        super().clear()
+        if self._peewee_no_connection is not None:
+            self.set_header("Retry-After", str(retry_after(self._peewee_no_connection)))
+
+    def log_exception(
+        self, typ: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        if isinstance(value, NoConnection):  # one line, as Tornado logs an HTTPError
+            request = self.request
+            gen_log.warning("%d %s %s (%s): %s", STATUS, request.method, request.uri, request.remote_ip, value)
+        else:
+            super().log_exception(typ, value, tb)
+
+
+class PeeweeRequestHandler(PeeweeMixin):
+    """A `tornado.web.RequestHandler` with `PeeweeMixin`."""
+
+
+class PeeweeWebSocketHandler(PeeweeMixin, WebSocketHandler):
+    """A `tornado.websocket.WebSocketHandler` with `PeeweeMixin`."""
+
+
+def _raise(error: Exception) -> NoReturn:
+    raise error
