@@ -99,7 +99,7 @@ class Site:
     def abort(self, path: str, after: int = 200, reset: bool = False) -> bytes:
         """Request *path*, read at least *after* bytes of the answer and hang up: by FIN, or by RST."""
         with socket.create_connection(("127.0.0.1", self.port), timeout=10) as sock:
-            sock.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            sock.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
             received = b""
             while len(received) < after:
                 chunk = sock.recv(4096)

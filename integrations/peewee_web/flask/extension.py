@@ -115,7 +115,7 @@ class _Registration:
     def before_request(self) -> ResponseReturnValue | None:
         scope = current_scope()
         if scope is not None:
-            if self.of_app.excludes(request.endpoint):
+            if self.of_app.excludes(request.path, request.endpoint):
                 scope.set_atomic(False)
             elif not scope.lazy:
                 scope.connect()
