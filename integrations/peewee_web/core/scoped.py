@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from peewee import DatabaseProxy
+from peewee import DatabaseProxy, Model
 
 from .errors import ScopeError
 from .registry import DEFAULT, Databases
@@ -42,6 +42,16 @@ class ScopedDatabase(DatabaseProxy):
         if databases is None:
             return None
         return databases.default if self.name == DEFAULT else databases[self.name]
+
+    @property
+    def Model(self) -> type[Model]:
+        """The base class of models that live here. (Peewee's would ask the database at hand for its own.)"""
+        try:
+            base: type[Model] = object.__getattribute__(self, "_Model")
+        except AttributeError:
+            base = type("BaseModel", (Model,), {"Meta": type("Meta", (), {"database": self})})
+            object.__setattr__(self, "_Model", base)
+        return base
 
     def initialize(self, obj: Any) -> None:
         """Tell the fields of the bound models what kind of database they will meet (Peewee's ``attach_callback``)."""
