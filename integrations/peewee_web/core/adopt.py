@@ -20,7 +20,7 @@ from peewee import Database, InterfaceError, OperationalError, SqliteDatabase
 from playhouse.pool import MaxConnectionsExceeded
 from playhouse.pool import PooledDatabase as PlayhousePool
 
-from .drivers import in_transaction, is_outage
+from .drivers import in_transaction, is_outage, mid_statement
 from .errors import DatabaseUnavailable, PoolTimeout, ScopeClosed, ScopeError
 from .scope import (
     OPENED_BY_SCOPE,
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
         def begin(self, *args: Any, **options: Any) -> None: ...
         def connection(self) -> Any: ...
         def cursor(self, named_cursor: Any = None) -> Any: ...
+        def pop_transaction(self) -> Any: ...
         def _connect(self) -> Any: ...
         def _close(self, conn: Any) -> None: ...
         def _execute_cursor(self, sql: str, params: Any, **options: Any) -> Any: ...
@@ -55,10 +56,6 @@ D = TypeVar("D", bound=Database)
 
 logger = logging.getLogger("peewee_web")
 
-_SCOPE_CLOSED = (
-    "the scope (request) that this code was started in has ended. Code that outlives its request opens its own: "
-    "`with peewee_web.scope(): ...`"
-)
 # A first pause that is shorter than a statement usually takes, and a longest that nobody notices in a web page.
 _ASYNC_PAUSES = (0.001, 0.05)
 
@@ -91,7 +88,7 @@ class ScopedConnections(PeeweeDatabase):
         state: ConnectionState = self._state.find()
         with state:
             if state.ended:
-                raise ScopeClosed(_SCOPE_CLOSED)
+                raise ScopeClosed
             if not state.closed:
                 return super().connect(reuse_if_open)
             # Whoever could end the wait of an event loop's thread is a coroutine of the same loop.
@@ -149,7 +146,7 @@ class ScopedConnections(PeeweeDatabase):
         if state.closed and state.scoped:
             with state:
                 if state.ended:
-                    raise ScopeClosed(_SCOPE_CLOSED)
+                    raise ScopeClosed
                 if state.closed:
                     self._establish(state, waiting=waiting)
                     if OPENED_BY_SCOPE not in state.ctx:
@@ -177,6 +174,11 @@ class ScopedConnections(PeeweeDatabase):
             super().rollback()
             state.transaction_place = None
 
+    def pop_transaction(self) -> Any:
+        if self._state.find().ended:  # rolled back with its scope: it must not seem to be committed now
+            raise ScopeClosed
+        return super().pop_transaction()
+
     def _connect(self) -> Any:
         self.take_back_orphans()
         if isinstance(self, SqliteDatabase):
@@ -203,18 +205,13 @@ class ScopedConnections(PeeweeDatabase):
             await asyncio.sleep(pause)
             pause = min(2 * pause, longest)
 
-    def has_open_transaction(self, state: ConnectionState) -> bool:
-        if state.transactions or state.transaction_place is not None:
-            return True
-        return state.conn is not None and in_transaction(state.conn) is True
+    def is_busy(self, state: ConnectionState) -> bool:
+        return _has_open_transaction(state) or mid_statement(state.conn)
 
     def give_back(self, state: ConnectionState) -> None:
         """Return the connection of *state*, rolled back and whatever happens. Never raises."""
         conn, place = state.conn, state.transaction_place
-        try:
-            left_open = self.has_open_transaction(state)
-        except Exception:  # the driver can't tell, so the connection is not fit for another use
-            left_open = True
+        left_open = _has_open_transaction(state)
         request_transaction = getattr(state, "request_transaction", None)
         expected = request_transaction is not None and state.transactions == [request_transaction]
         if isinstance(state, ScopedState):
@@ -231,6 +228,10 @@ class ScopedConnections(PeeweeDatabase):
                 conn.cursor().execute("ROLLBACK")
         except Exception:
             logger.debug("rolling back failed, the connection is closed", exc_info=True)
+            self._drop(conn)
+            return
+        if mid_statement(conn):
+            logger.debug("a result was left half read, the connection is closed")
             self._drop(conn)
             return
         try:
@@ -266,11 +267,7 @@ class ScopedConnections(PeeweeDatabase):
                 )
             else:
                 conn = orphan
-            try:
-                roll_back = in_transaction(conn) is not False
-            except Exception:
-                roll_back = True
-            self._return(conn, roll_back)
+            self._return(conn, roll_back=in_transaction(conn) is not False)
 
     def begin_request_transaction(self, state: ScopedState) -> None:
         with state:
@@ -303,6 +300,12 @@ class ScopedConnections(PeeweeDatabase):
                 with suppress(Exception):
                     transaction.rollback(False)
                 raise
+
+
+def _has_open_transaction(state: ConnectionState) -> bool:
+    if state.transactions or state.transaction_place is not None:
+        return True
+    return state.conn is not None and in_transaction(state.conn) is True
 
 
 @functools.cache

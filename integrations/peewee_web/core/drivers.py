@@ -42,16 +42,40 @@ def driver_of(thing: object) -> str:
 
 
 def in_transaction(connection: Any) -> bool | None:
-    """Whether a transaction is open on *connection*, without a round trip; ``None`` where the driver can't tell."""
+    """Whether a transaction is open on *connection*, without a round trip; ``None`` where the driver can't tell.
+
+    Never raises: of a connection that was closed, most drivers can't tell.
+    """
     driver = driver_of(connection)
-    if driver == "psycopg":
-        return connection.pgconn.transaction_status in _LIBPQ_IN_TRANSACTION
-    if driver == "psycopg2":
-        return connection.get_transaction_status() in _LIBPQ_IN_TRANSACTION
-    if driver == "pymysql":
-        return bool(connection.server_status & _MYSQL_IN_TRANSACTION)
-    open_ = getattr(connection, "in_transaction", None)  # sqlite3, mysql.connector
+    try:
+        if driver == "psycopg":
+            return connection.pgconn.transaction_status in _LIBPQ_IN_TRANSACTION
+        if driver == "psycopg2":
+            return connection.get_transaction_status() in _LIBPQ_IN_TRANSACTION
+        if driver == "pymysql":
+            return bool(connection.server_status & _MYSQL_IN_TRANSACTION)
+        open_ = connection.in_transaction  # sqlite3, mysql.connector
+    except Exception:
+        return None
     return open_ if isinstance(open_, bool) else None
+
+
+def mid_statement(connection: Any) -> bool:
+    """Whether a result of *connection* is half read. The next user of a SQLite connection would read old data.
+
+    (A statement that was stepped and not reset keeps the read snapshot that it began with.) Never raises.
+    """
+    try:
+        driver = driver_of(connection)
+        if driver == "pymysql":
+            return connection._result is not None and bool(connection._result.unbuffered_active)
+        if driver == "sqlite3":
+            # The one statement that tells and does nothing else: it fails in either case, for an active statement
+            # first (vacuum.c, sqlite3RunVacuum), else for the file name, which is no text.
+            connection.execute("VACUUM INTO 0")
+    except Exception as error:
+        return "statements in progress" in str(error)
+    return False
 
 
 def is_outage(error: BaseException) -> bool:

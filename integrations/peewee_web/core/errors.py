@@ -35,3 +35,9 @@ class ScopeError(InterfaceError):
 
 class ScopeClosed(ScopeError):
     """The scope (the request) that this code ran in has ended; code that outlives it must open its own."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the scope (request) that this code was started in has ended. Code that outlives its request opens its "
+            "own: `with peewee_web.scope(): ...`"
+        )

@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from .bodies import ScopedAsyncGenerator, ScopedGenerator
-from .errors import ScopeError
+from .errors import ScopeClosed, ScopeError
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -146,9 +146,9 @@ class ScopedState(ConnectionState):
                 self._turn.release()
 
     def is_quiet(self) -> bool:
-        """No transaction is open and no ``with db:`` block is under way."""
+        """No transaction is open, no result half read, and no ``with db:`` block under way."""
         blocks = any(block is not OPENED_BY_SCOPE for block in self.ctx)
-        return not (self.closed or blocks or self.database.has_open_transaction(self))
+        return not (self.closed or blocks or self.database.is_busy(self))
 
     def _give_back(self) -> None:
         if self.conn is not None:
@@ -163,7 +163,7 @@ class ScopeAware(Protocol):
 
     def ensure_open(self) -> None: ...
     async def ensure_open_async(self) -> None: ...
-    def has_open_transaction(self, state: ConnectionState) -> bool: ...
+    def is_busy(self, state: ConnectionState) -> bool: ...
     def give_back(self, state: ConnectionState) -> None: ...
     def begin_request_transaction(self, state: ScopedState) -> None: ...
     def finish_request_transaction(self, state: ScopedState, commit: bool) -> None: ...
@@ -197,7 +197,10 @@ class CurrentState:
 
     @property
     def ctx(self) -> list[Any]:
-        return self.find().ctx
+        state = self.find()
+        if state.ended:  # asked for at both ends of a `with db:` block, which may have outlived its scope
+            raise ScopeClosed
+        return state.ctx
 
     @property
     def transactions(self) -> list[Any]:
@@ -244,14 +247,16 @@ class Scope:
     statements are serialised. All methods may be called from any thread.
     """
 
+    _ended = True  # what the finalizer sees of a scope whose constructor was called wrongly
+
     def __init__(self, databases: Databases | None = None, *, lazy: bool = True, atomic: bool = False) -> None:
         self.databases = databases
         self.lazy = lazy
         self._atomic = atomic
         #: The connection state of each database that took part, by database.
         self.states: dict[ScopeAware, ScopedState] = {}
-        self._ended = False
         self._activation: Activation | None = None
+        self._ended = False
 
     def __repr__(self) -> str:
         what = "ended" if self._ended else "atomic" if self._atomic else "open"
