@@ -94,6 +94,46 @@ async def run_asgi(app: Any, path: str, times: int) -> float:
     return time.perf_counter() - begun
 
 
+class _Sink:
+    """Stands for the client's connection of a Tornado request, and drops what is written to it."""
+
+    def __init__(self) -> None:
+        self.finished = asyncio.Event()
+
+    def set_close_callback(self, callback: Any) -> None: ...
+
+    def write_headers(self, start_line: Any, headers: Any, chunk: Any = None) -> Any:
+        if start_line.code != 200:
+            raise RuntimeError(f"answered {start_line.code}")
+        return _done()
+
+    def write(self, chunk: Any) -> Any:
+        return _done()
+
+    def finish(self) -> None:
+        self.finished.set()
+
+
+def _done() -> asyncio.Future[None]:
+    future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    future.set_result(None)
+    return future
+
+
+async def run_tornado(app: Any, path: str, times: int) -> float:
+    from tornado.httputil import HTTPHeaders, HTTPServerRequest, RequestStartLine
+
+    start_line = RequestStartLine("GET", path, "HTTP/1.1")
+
+    begun = time.perf_counter()
+    for _ in range(times):
+        sink = _Sink()
+        connection: Any = sink
+        app(HTTPServerRequest(start_line=start_line, headers=HTTPHeaders({"Host": "bench"}), connection=connection))
+        await sink.finished.wait()
+    return time.perf_counter() - begun
+
+
 def measure(variants: dict[str, Variant], path: str, times: int, rounds: int) -> dict[str, float]:
     """Microseconds a request: the median over interleaved rounds, for each variant."""
     taken: dict[str, list[float]] = {name: [] for name in variants}
@@ -104,7 +144,8 @@ def measure(variants: dict[str, Variant], path: str, times: int, rounds: int) ->
                 if variant.kind == "wsgi":
                     seconds = run_wsgi(variant.app, path, times)
                 else:
-                    seconds = loop.run_until_complete(run_asgi(variant.app, path, times))
+                    run = run_asgi if variant.kind == "asgi" else run_tornado
+                    seconds = loop.run_until_complete(run(variant.app, path, times))
                 taken[name].append(seconds / times * 1e6)
     finally:
         loop.close()

@@ -92,25 +92,27 @@ class _Exchange:
         self._receiving = 0
         self._watch: asyncio.Task[None] | None = None
         self._disconnected = False
-        self._unread: asyncio.Queue[Message] = asyncio.Queue()
+        self._unread: asyncio.Queue[Message] | None = None
 
     async def send(self, message: Message) -> None:
         if self._disconnected:
             raise ClientDisconnected("the client went away")
         if message["type"] == "http.response.start":
-            self._work.complete(self._commit_when(message["status"]))
+            if self._work.atomic:
+                self._work.complete(self._commit_when(message["status"]))
             self.started = True
         elif message["type"] == "http.response.body":
             if not message.get("more_body", False):
                 self._work.release()  # a slow client need not hold it; a task after the response may take another
             elif self._watch is None and not self._receiving:
-                self._watch = asyncio.create_task(self._watch_client())
+                self._unread = asyncio.Queue()
+                self._watch = asyncio.create_task(self._watch_client(self._unread))
         await self._send(message)
         if self._watch is not None:
             await asyncio.sleep(0)  # neither the app nor the server need ever wait; the watch must have its turn
 
     async def receive(self) -> Message:
-        if self._watch is not None:
+        if self._unread is not None:
             message = await self._unread.get()
             if message["type"] in DISCONNECT:
                 self._unread.put_nowait(message)  # there is no end of it: whoever asks again is told again
@@ -121,12 +123,12 @@ class _Exchange:
         finally:
             self._receiving -= 1
 
-    async def _watch_client(self) -> None:
+    async def _watch_client(self, unread: asyncio.Queue[Message]) -> None:
         """Servers drop what is sent to a client that went away, so an endless body would never end by itself."""
         while not self._disconnected:
             message = await self._receive()
             self._disconnected = message["type"] in DISCONNECT
-            self._unread.put_nowait(message)
+            unread.put_nowait(message)
 
     def close(self) -> None:
         if self._watch is not None:
