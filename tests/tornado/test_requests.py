@@ -12,11 +12,10 @@ from functools import partial
 from typing import Any
 
 import pytest
-from tornado import gen
+from tornado import gen, testing
 from tornado.httpclient import AsyncHTTPClient
 from tornado.ioloop import IOLoop
 from tornado.iostream import StreamClosedError
-from tornado.testing import AsyncHTTPTestCase
 from tornado.web import Application, Finish, HTTPError, RequestHandler, StaticFileHandler, UIModule, stream_request_body
 
 import peewee_web
@@ -596,7 +595,7 @@ def test_a_handler_is_freed_as_soon_as_its_request_is_over(serve: Serve, db: Any
 
 
 def test_it_works_in_tornados_own_test_case(db: Any) -> None:
-    class Case(AsyncHTTPTestCase):
+    class Case(testing.AsyncHTTPTestCase):
         def get_app(self) -> Application:
             return Application([(r"/", Async)], peewee=db)
 
