@@ -45,7 +45,7 @@ class Working:
         self._work = work
         self._outcome: Any = None
         self._error: BaseException | None = None
-        context = context or contextvars.copy_context()
+        context = contextvars.copy_context() if context is None else context
         self._thread = threading.Thread(target=context.run, args=(self._run,), daemon=True)
         self._thread.start()
 

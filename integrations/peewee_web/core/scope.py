@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from .bodies import ScopedAsyncGenerator, ScopedGenerator
 from .errors import ScopeClosed, ScopeError
@@ -71,24 +71,32 @@ class ConnectionState:
         pass
 
 
+class Orphan(NamedTuple):
+    """A connection whose thread died, or whose scope was collected unended. The next checkout takes it back."""
+
+    conn: Any
+    transaction_place: str | None
+    of_scope: bool
+
+
 class ThreadState(ConnectionState):
     """The connection of a thread outside any scope. When the thread dies, it is left in *orphans* for the pool."""
 
     __slots__ = ("_orphans",)
 
-    def __init__(self, orphans: deque[Any]) -> None:
+    def __init__(self, orphans: deque[Orphan]) -> None:
         super().__init__()
         self._orphans = orphans
 
     def __del__(self) -> None:  # a finalizer takes no lock: it may run while this thread holds it
         if self.conn is not None:
-            self._orphans.append(self.conn)
+            self._orphans.append(Orphan(self.conn, self.transaction_place, of_scope=False))
 
 
 class ThreadStates(threading.local):
     """One ``ThreadState`` for each thread that asks."""
 
-    def __init__(self, orphans: deque[Any]) -> None:
+    def __init__(self, orphans: deque[Orphan]) -> None:
         self.state = ThreadState(orphans)
 
     def find(self) -> ConnectionState:
@@ -106,10 +114,10 @@ class ScopedState(ConnectionState):
 
     __slots__ = ("_depth", "_turn", "database", "ended", "ending", "request_transaction")
 
-    def __init__(self, database: ScopeAware, ended: bool) -> None:
+    def __init__(self, database: ScopeAware) -> None:
         super().__init__()
         self.database = database
-        self.ended = self.ending = ended
+        self.ended = self.ending = False
         self.request_transaction: Any = None
         self._turn = threading.RLock()
         self._depth = 0
@@ -120,10 +128,8 @@ class ScopedState(ConnectionState):
 
     def __exit__(self, *exc_info: object) -> None:
         self._depth -= 1
-        outermost = self._depth == 0
         self._turn.release()
-        if outermost and self.ending and not self.ended:
-            self.end()
+        self._end_if_asked()
 
     def end(self) -> None:
         """Give the connection back, now or when the turn under way is over. Does not block and does not raise."""
@@ -144,6 +150,12 @@ class ScopedState(ConnectionState):
                     self._give_back()
             finally:
                 self._turn.release()
+            self._end_if_asked()
+
+    def _end_if_asked(self) -> None:
+        """Called after each turn: an ``end()`` that came meanwhile could not have it."""
+        if self.ending and not self.ended:
+            self.end()
 
     def is_quiet(self) -> bool:
         """No transaction is open, no result half read, and no ``with db:`` block under way."""
@@ -159,7 +171,7 @@ class ScopeAware(Protocol):
     """What a scope asks of a database: implemented by ``adopt.ScopedConnections``."""
 
     @property
-    def orphans(self) -> deque[Any]: ...
+    def orphans(self) -> deque[Orphan]: ...
 
     def ensure_open(self) -> None: ...
     async def ensure_open_async(self) -> None: ...
@@ -278,7 +290,9 @@ class Scope:
         """The connection state of *database* in this scope, made when it is first asked for."""
         state = self.states.get(database)
         if state is None:
-            state = self.states.setdefault(database, ScopedState(database, self._ended))
+            state = self.states.setdefault(database, ScopedState(database))
+            if self._ended:  # asked after the entry was made: end() has either seen the entry, or is seen here
+                state.end()
         return state
 
     def is_atomic_for(self, database: ScopeAware) -> bool:
@@ -319,25 +333,22 @@ class Scope:
                 await database.ensure_open_async()
 
     def complete(self, commit: bool) -> None:
-        """End the transactions of an atomic scope. Raises what the commit raises; the rest is then rolled back."""
+        """End the transactions of an atomic scope. Raises what a commit raises; the rest is then rolled back.
+
+        A rollback does not raise: where the connection is lost, the server has rolled back already.
+        """
         if not self._atomic:
             return
         self._atomic = False  # what runs after the outcome is known (a streamed body) runs in autocommit
+        pending = list(self.states.items())
         with self.activate():
-            for database, state in list(self.states.items()):
-                try:
-                    database.finish_request_transaction(state, commit)
-                except BaseException:
-                    if commit:
-                        self._roll_back_rest()
-                    raise
-
-    def _roll_back_rest(self) -> None:
-        for database, state in list(self.states.items()):
             try:
-                database.finish_request_transaction(state, commit=False)
-            except Exception:
-                logger.warning("rolling back after a failed commit failed as well", exc_info=True)
+                while commit and pending:
+                    database, state = pending.pop(0)
+                    database.finish_request_transaction(state, commit=True)
+            finally:
+                for database, state in pending:
+                    database.finish_request_transaction(state, commit=False)
 
     def release(self, force: bool = False) -> None:
         """Give connections back early; a later query takes another.
@@ -359,7 +370,7 @@ class Scope:
             return
         for database, state in self.states.items():
             if state.conn is not None:  # a finalizer takes no lock: the next checkout gives it back and logs
-                database.orphans.append((state.conn, state.transaction_place))
+                database.orphans.append(Orphan(state.conn, state.transaction_place, of_scope=True))
 
     def _registered(self) -> Iterable[ScopeAware]:
         return () if self.databases is None else self.databases.adopted
@@ -381,10 +392,6 @@ class Scope:
     ) -> None:
         try:
             self.complete(commit=exc_type is None)
-        except Exception:
-            if exc_type is None:
-                raise
-            logger.warning("the rollback of a failed scope failed as well", exc_info=True)
         finally:
             self._finish()
 
@@ -419,10 +426,9 @@ class Scope:
     def __call__(self, function: F) -> F:
         """Run each call of *function* in a new scope with the options of this one."""
         options: dict[str, Any] = {"lazy": self.lazy, "atomic": self._atomic}
-        databases = self.databases
 
         def fresh() -> Scope:
-            return scope() if databases is None else Scope(databases, **options)
+            return Scope(_databases_at_hand() if self.databases is None else self.databases, **options)
 
         if inspect.isasyncgenfunction(function):
 
@@ -461,8 +467,12 @@ def scope() -> Scope:
     Inside another scope (a request) it gives parallel or separate work a connection of its own, on the same named
     databases. Code that outlives its request must open one.
     """
+    return Scope(_databases_at_hand())
+
+
+def _databases_at_hand() -> Databases | None:
     outer = _active.get()
-    return Scope(None if outer is None else outer.databases)
+    return None if outer is None else outer.databases
 
 
 def current_scope() -> Scope | None:
