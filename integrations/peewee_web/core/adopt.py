@@ -16,16 +16,17 @@ from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from peewee import Database, InterfaceError, OperationalError, SqliteDatabase
+from peewee import Database, InterfaceError, OperationalError, SqliteDatabase, _savepoint
 from playhouse.pool import MaxConnectionsExceeded
 from playhouse.pool import PooledDatabase as PlayhousePool
 
-from .drivers import in_transaction, is_outage, mid_statement
+from .drivers import in_transaction, is_lost, is_outage, mid_statement, transaction_failed
 from .errors import DatabaseUnavailable, PoolTimeout, ScopeClosed, ScopeError
 from .scope import (
     OPENED_BY_SCOPE,
     ConnectionState,
     CurrentState,
+    Orphan,
     ScopedState,
     ThreadStates,
     current_scope,
@@ -54,6 +55,18 @@ else:
 
 D = TypeVar("D", bound=Database)
 
+
+class ScopedSavepoint(_savepoint):
+    """Peewee's, but rolling back to it raises no error where the connection is lost, as `rollback()` does not."""
+
+    def rollback(self, begin: bool = True) -> None:
+        try:
+            super().rollback(begin)
+        except (InterfaceError, OperationalError):
+            if not self.db.is_connection_lost():
+                raise
+
+
 logger = logging.getLogger("peewee_web")
 
 # A first pause that is shorter than a statement usually takes, and a longest that nobody notices in a web page.
@@ -63,7 +76,7 @@ _ASYNC_PAUSES = (0.001, 0.05)
 class ScopedConnections(PeeweeDatabase):
     """Mixin over a Peewee ``Database``: its connections belong to scopes. Thread-safe, and safe across coroutines."""
 
-    orphans: deque[Any]
+    orphans: deque[Orphan]
 
     def join_scopes(self) -> None:
         """Replace the state and the lock that Peewee's constructor made. Called once, before the database is shared."""
@@ -169,10 +182,24 @@ class ScopedConnections(PeeweeDatabase):
             state.transaction_place = None
 
     def rollback(self) -> None:
+        """As Peewee's, but without an error where the connection is lost: then the server rolls back by itself.
+
+        (An error here would hide the first one, which says what happened.)
+        """
         state: ConnectionState = self._state.find()
         with state:
-            super().rollback()
+            try:
+                super().rollback()
+            except (InterfaceError, OperationalError):
+                if not self.is_connection_lost():
+                    raise
             state.transaction_place = None
+
+    def savepoint(self) -> Any:
+        return ScopedSavepoint(self)
+
+    def is_connection_lost(self) -> bool:
+        return is_lost(self._state.conn)
 
     def pop_transaction(self) -> Any:
         if self._state.find().ended:  # rolled back with its scope: it must not seem to be committed now
@@ -218,7 +245,7 @@ class ScopedConnections(PeeweeDatabase):
             state.request_transaction = None
         state.reset()
         if left_open and not expected:
-            logger.warning("a transaction opened at %s was left open; it is rolled back", place or "an unknown place")
+            _warn_of_open_transaction(place)
         self._return(conn, roll_back=left_open)
 
     def _return(self, conn: Any, roll_back: bool) -> None:
@@ -259,15 +286,12 @@ class ScopedConnections(PeeweeDatabase):
                 orphan = self.orphans.popleft()
             except IndexError:
                 return
-            if isinstance(orphan, tuple):
-                conn, place = orphan
-                logger.error(
-                    "a scope was never ended; its connection is taken back%s",
-                    f", and the transaction opened at {place} rolled back" if place else "",
-                )
-            else:
-                conn = orphan
-            self._return(conn, roll_back=in_transaction(conn) is not False)
+            if orphan.of_scope:
+                logger.error("a scope was never ended; its connection is taken back")
+            open_ = in_transaction(orphan.conn)
+            if open_ or orphan.transaction_place is not None:
+                _warn_of_open_transaction(orphan.transaction_place)
+            self._return(orphan.conn, roll_back=open_ is not False)
 
     def begin_request_transaction(self, state: ScopedState) -> None:
         with state:
@@ -279,15 +303,19 @@ class ScopedConnections(PeeweeDatabase):
                     state.ctx.insert(0, OPENED_BY_SCOPE)  # no `with db:` block may close it under the transaction
 
     def finish_request_transaction(self, state: ScopedState, commit: bool) -> None:
-        """Commit or roll back the transaction that an atomic scope began, if it has not been ended already."""
+        """Commit or roll back the transaction that an atomic scope began, if it has not been ended already.
+
+        Raises what the commit raises, when it has been rolled back.
+        """
         with state:
             transaction, state.request_transaction = state.request_transaction, None
             if transaction is None or transaction not in state.transactions:
                 return
             place, left_open = state.transaction_place, state.transactions[-1] is not transaction
             state.transactions.clear()
+            callbacks, state.commit_callbacks = state.commit_callbacks, []
             if not commit:
-                transaction.rollback(False)
+                self._roll_back(state)
                 return
             try:
                 if left_open:
@@ -295,17 +323,34 @@ class ScopedConnections(PeeweeDatabase):
                         "a transaction inside the request's own was left open, so the whole is rolled back "
                         f"(the request's began at {place})"
                     )
-                transaction.commit(False)
+                if transaction_failed(state.conn):
+                    raise ScopeError(
+                        "a statement of the request's transaction failed, and the app went on; PostgreSQL has undone "
+                        "the whole. Wrap what may fail in `with db.atomic():`"
+                    )
+                self.commit()
             except BaseException:
-                with suppress(Exception):
-                    transaction.rollback(False)
+                self._roll_back(state)
                 raise
+        for callback in callbacks:  # after the turn: they may wait for others who use the connection
+            callback()
+
+    def _roll_back(self, state: ConnectionState) -> None:
+        try:
+            self.rollback()
+        except Exception:
+            logger.debug("rolling back failed, the connection is closed", exc_info=True)
+            self._discard(state)
 
 
 def _has_open_transaction(state: ConnectionState) -> bool:
-    if state.transactions or state.transaction_place is not None:
-        return True
-    return state.conn is not None and in_transaction(state.conn) is True
+    known = in_transaction(state.conn) if state.conn is not None else False
+    # What Peewee and this file remember is second best: a transaction may have been ended in SQL.
+    return bool(state.transactions) or state.transaction_place is not None if known is None else known
+
+
+def _warn_of_open_transaction(place: str | None) -> None:
+    logger.warning("a transaction opened at %s was left open; it is rolled back", place or "an unknown place")
 
 
 @functools.cache

@@ -9,6 +9,7 @@ from typing import Any
 
 # libpq's PGTransactionStatusType (PQtransactionStatus): 1 ACTIVE, 2 INTRANS, 3 INERROR.
 _LIBPQ_IN_TRANSACTION = (1, 2, 3)
+_LIBPQ_FAILED = 3
 # MySQL client/server protocol, status flag SERVER_STATUS_IN_TRANS.
 _MYSQL_IN_TRANSACTION = 0x0001
 
@@ -58,6 +59,22 @@ def in_transaction(connection: Any) -> bool | None:
     except Exception:
         return None
     return open_ if isinstance(open_, bool) else None
+
+
+def transaction_failed(connection: Any) -> bool:
+    """Whether the open transaction can only be rolled back. PostgreSQL answers its COMMIT without an error."""
+    driver = driver_of(connection)
+    if driver == "psycopg":
+        return bool(connection.pgconn.transaction_status == _LIBPQ_FAILED)
+    return driver == "psycopg2" and connection.get_transaction_status() == _LIBPQ_FAILED
+
+
+def is_lost(connection: Any) -> bool:
+    """Whether the driver has noticed that *connection* is gone. Asks nobody."""
+    driver = driver_of(connection)
+    if driver in ("psycopg", "psycopg2"):
+        return bool(connection.closed)
+    return driver == "pymysql" and not connection.open
 
 
 def mid_statement(connection: Any) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 
 from peewee import DatabaseProxy, Model
 
+from .adopt import ScopedSavepoint
 from .errors import ScopeError
 from .registry import DEFAULT, Databases
 from .scope import current_scope
@@ -52,6 +53,9 @@ class ScopedDatabase(DatabaseProxy):
             base = type("BaseModel", (Model,), {"Meta": type("Meta", (), {"database": self})})
             object.__setattr__(self, "_Model", base)
         return base
+
+    def savepoint(self) -> Any:
+        return ScopedSavepoint(self)
 
     def initialize(self, obj: Any) -> None:
         """Tell the fields of the bound models what kind of database they will meet (Peewee's ``attach_callback``)."""
