@@ -7,6 +7,7 @@ the request: the transaction, the 503, connecting early.
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from flask import Flask, Response, current_app, g, has_app_context, request
@@ -14,6 +15,7 @@ from flask.signals import appcontext_pushed
 from flask.typing import ResponseReturnValue
 from peewee import Model
 from werkzeug.exceptions import ServiceUnavailable
+from werkzeug.wsgi import ClosingIterator, FileWrapper
 
 from ..core.errors import NoConnection
 from ..core.registry import Databases
@@ -77,9 +79,9 @@ class Peewee:
                 "and name further databases in PEEWEE_DATABASES"
             )
         databases = Databases.of(self._choose_database(app, database), **self._choose_options(app, options))
-        registration = _Registration(self, databases)
-        app.extensions[EXTENSION] = registration
         self.database.initialize(databases.default)
+        registration = _Registration(app, self, databases)
+        app.extensions[EXTENSION] = registration
 
         app.wsgi_app = ScopeMiddleware(app.wsgi_app, databases)  # type: ignore[method-assign]  # as Flask's docs say
         if not databases.lazy or databases.exclude:
@@ -87,7 +89,9 @@ class Peewee:
         # Registered first, run last: after it, no function of the app's can change the status.
         app.after_request_funcs.setdefault(None, []).insert(0, registration.after_request)
         app.register_error_handler(NoConnection, answer_unavailable)
+        app.handle_exception = registration.handle_exception  # type: ignore[method-assign]
         app.teardown_appcontext_funcs.insert(0, registration.teardown_appcontext)
+        app.do_teardown_appcontext = registration.do_teardown_appcontext  # type: ignore[method-assign]
         appcontext_pushed.connect(registration.appcontext_pushed, app)
 
     def _choose_database(self, app: Flask, database: Any) -> Any:
@@ -108,12 +112,22 @@ class Peewee:
 class _Registration:
     """One app that an extension serves, and its hooks. In ``app.extensions["peewee"]``."""
 
-    def __init__(self, owner: Peewee, of_app: Databases) -> None:
+    def __init__(self, app: Flask, owner: Peewee, of_app: Databases) -> None:
+        self.app = app
         self.owner = owner
         self.of_app = of_app
+        self._handle_exception = app.handle_exception
+        self._do_teardown_appcontext = app.do_teardown_appcontext
+
+    def scope_of_request(self) -> Scope | None:
+        scope = current_scope()
+        if self.of_app.excludes(request.path):  # no scope of its own, and one that it was made inside of is not its
+            context_scope: _ContextScope | None = g.get(_SCOPE_OF_CONTEXT)
+            return scope if context_scope is not None and context_scope.is_of(scope) else None
+        return scope
 
     def before_request(self) -> ResponseReturnValue | None:
-        scope = current_scope()
+        scope = self.scope_of_request()
         if scope is not None:
             if self.of_app.excludes(request.path, request.endpoint):
                 scope.set_atomic(False)
@@ -122,12 +136,24 @@ class _Registration:
         return None
 
     def after_request(self, response: Response) -> Response:
-        scope = current_scope()
+        scope = self.scope_of_request()
         if scope is not None:
             scope.complete(self.of_app.commit_when(response.status_code))
-            # Werkzeug wraps every body in an iterator; the middleware can't see which is complete.
-            request.environ[COMPLETE] = response.is_sequence
+            if isinstance(response.response, ClosingIterator):
+                scope.release()  # a WSGI app's body: an HTTPException's page, or one that may take another connection
+        # Werkzeug wraps every body in an iterator; the middleware can't see which is complete.
+        request.environ[COMPLETE] = response.is_sequence or isinstance(response.response, FileWrapper)
         return response
+
+    def handle_exception(self, e: Exception) -> Response:
+        """No connection where Flask asks no error handler: in sessions, ``after_request`` functions, error pages."""
+        try:
+            if not isinstance(e, NoConnection):
+                return self._handle_exception(e)
+            answer = self.app.handle_user_exception(e)
+        except NoConnection as in_error_page:
+            answer = _service_unavailable(in_error_page)
+        return self.app.finalize_request(answer, from_error_handler=True)
 
     def appcontext_pushed(self, app: Flask, **_: Any) -> None:
         """Code in an app context of its own (a CLI command, a script, a test) gets a scope as well."""
@@ -140,34 +166,38 @@ class _Registration:
         if context_scope is not None:
             context_scope.leave(error)
 
+    def do_teardown_appcontext(self, *args: Any, **kwargs: Any) -> None:
+        try:
+            self._do_teardown_appcontext(*args, **kwargs)
+        finally:  # Flask <= 3.1 skips our teardown function when another one raises
+            self.teardown_appcontext(sys.exc_info()[1])
+
 
 class _ContextScope:
-    """The scope of an app context that is not a request's. Lives in the context's ``g``.
-
-    Flask <= 3.1 skips our teardown function when another one raises; then this goes with ``g``, and the scope with it.
-    """
+    """The scope of an app context that is not a request's. Lives in the context's ``g``."""
 
     def __init__(self, scope: Scope) -> None:
-        self._scope: Scope | None = scope
+        self._scope = scope
         self._activation = scope.activate()
         self._activation.__enter__()
 
+    def is_of(self, scope: Scope | None) -> bool:
+        return scope is self._scope
+
     def leave(self, error: BaseException | None) -> None:
         self._activation.__exit__()
-        scope, self._scope = self._scope, None
-        if scope is not None:
-            try:
-                scope.complete(commit=error is None)
-            finally:
-                scope.end()
-
-    def __del__(self) -> None:
-        if self._scope is not None:
-            self._activation.__exit__()
+        try:
+            self._scope.complete(commit=error is None)
+        finally:
+            self._scope.end()
 
 
 def answer_unavailable(error: NoConnection) -> ResponseReturnValue:
     """503 through Flask's own error handling: an app's ``@app.errorhandler(503)`` styles it."""
+    return current_app.handle_user_exception(_service_unavailable(error))
+
+
+def _service_unavailable(error: NoConnection) -> ServiceUnavailable:
     answer = ServiceUnavailable(BODY, retry_after=retry_after(error))
     answer.__cause__ = error
-    return current_app.handle_user_exception(answer)
+    return answer
