@@ -251,7 +251,7 @@ def test_an_unreachable_server_is_503_only_where_a_query_was_needed(site: Site) 
             answer = site.get("one", token="x")
             assert answer.status_code == 503
             assert int(answer.headers["Retry-After"]) >= 1
-            assert "127.0.0.1" not in answer.text
+            assert str(site.proxy.port) not in answer.text  # a framework's own page may tell the app's address
             assert site.get("ping", token="x").status_code == 200
             assert site.get("no-such-case").status_code == 404
     finally:

@@ -101,6 +101,20 @@ def test_a_commit_when_that_fails_is_a_failed_response(serve: Serve, db: Any, ca
     assert names() == []
 
 
+def test_a_rollback_that_fails_leaves_the_answer_as_it_was(
+    serve: Serve, db: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse() -> None:
+        raise peewee.InterfaceError("the server is gone")
+
+    monkeypatch.setattr(db, "rollback", refuse)
+    site = serve(Save, Databases(db, atomic=True))
+    for how, status in (("400", 400), ("HTTPError", 404), ("send_error", 409), ("raise", 500)):
+        assert site.get(f"/?how={how}").status_code == status
+        wait_for(lambda: in_use(db) == 0)
+    assert names() == []
+
+
 class Orphan(PeeweeRequestHandler):
     """Writes what can't be committed, then answers as the query string says."""
 

@@ -153,12 +153,16 @@ def test_every_callback_runs_in_a_scope_of_its_own(serve: Serve, db: Any) -> Non
 
 
 def test_a_callback_called_by_another_shares_its_scope(serve: Serve, db: Any) -> None:
+    scopes: list[Any] = []
+
     class Calls(PeeweeWebSocketHandler):
         async def open(self, *args: str, **kwargs: str) -> None:
             Row.create(name="open")
+            scopes.append(current_scope())
             await self.on_message("from open")
 
         async def on_message(self, message: str | bytes) -> None:  # type: ignore[override]
+            scopes.append(current_scope())
             Row.create(name=message)
             raise ValueError("a bug")
 
@@ -168,6 +172,7 @@ def test_a_callback_called_by_another_shares_its_scope(serve: Serve, db: Any) ->
         assert closed_with(socket) is None
     wait_for(lambda: in_use(db) == 0)
     assert names() == []
+    assert scopes[0] is scopes[1]
 
 
 def test_two_sockets_interleave_on_connections_of_their_own(serve: Serve, db: Any) -> None:
@@ -238,6 +243,23 @@ def test_a_client_that_goes_away_leaves_nothing_behind(serve: Serve, db: Any, rs
         wait_for(lambda: in_use(db) == 0)
 
 
+def test_on_close_runs_at_once_and_without_a_connection(serve: Serve, db: Any) -> None:
+    seen: list[int] = []
+
+    class Closes(PeeweeWebSocketHandler):
+        def on_close(self) -> None:
+            seen.append(in_use(db))
+
+        def on_connection_close(self) -> None:
+            super().on_connection_close()
+            seen.append(-1)
+
+    with connected(serve(Closes, Databases(db, lazy=False))):
+        pass
+    wait_for(lambda: len(seen) == 2)
+    assert seen == [0, -1]
+
+
 def test_on_close_may_be_a_coroutine(serve: Serve, db: Any) -> None:
     class Closes(PeeweeWebSocketHandler):
         async def on_close(self) -> None:  # type: ignore[override]
@@ -282,6 +304,20 @@ def test_a_handshake_commits_what_it_wrote(serve: Serve, db: Any) -> None:
 
     with connected(site) as socket:
         assert ask(socket, "a") == "a 1"
+
+
+def test_a_transaction_left_open_by_the_handshake_ends_with_it(
+    serve: Serve, db: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    class LeavesOpen(Echo):
+        def prepare(self) -> None:
+            db.session_start()
+            Row.create(name="lost")
+
+    with connected(serve(LeavesOpen, db)) as socket:
+        assert ask(socket, "a") == "a 0"
+        wait_for(lambda: in_use(db) == 0)
+    assert "was left open" in caplog.text
 
 
 def test_work_started_in_a_callback_opens_a_scope_of_its_own(serve: Serve, db: Any) -> None:

@@ -8,7 +8,6 @@ handler from outside that task, the instance has an attribute that comes before 
 from __future__ import annotations
 
 import functools
-import logging
 from asyncio import Future
 from collections.abc import Awaitable
 from types import TracebackType
@@ -26,8 +25,6 @@ from ..core.scope import Scope
 from ..core.unavailable import STATUS, retry_after
 from .messages import Messages
 from .settings import databases_of
-
-logger = logging.getLogger("peewee_web")
 
 if not hasattr(RequestHandler, "_execute"):  # there in 6.4 to 6.6; without it no request would have a scope
     raise ImportError(f"peewee_web.tornado does not know this Tornado yet ({tornado.version}): RequestHandler changed")
@@ -150,14 +147,9 @@ class PeeweeMixin(RequestHandler):
             raise self._peewee_untold  # Tornado swallows what `write_error` raises, and finishes after it
         if not scope.atomic:
             return
-        commit = True
         try:
-            commit = self._peewee_commit_when(self.get_status())
-            scope.complete(commit)
+            scope.complete(self._peewee_commit_when(self.get_status()))
         except Exception as error:
-            if not commit:
-                logger.warning("the rollback of a failed request failed as well", exc_info=True)
-                return
             self._peewee_untold = error
             scope.complete(commit=False)  # if it was commit_when that failed
             raise

@@ -10,6 +10,7 @@ import functools
 import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
+from weakref import WeakSet
 
 from tornado.websocket import WebSocketHandler
 
@@ -34,10 +35,10 @@ class Messages:
     def __init__(self, handler: WebSocketHandler, databases: Databases) -> None:
         self._handler = handler
         self._databases = databases
-        self._scopes: set[Scope] = set()
+        self._scopes: WeakSet[Scope] = WeakSet()  # of the callbacks under way
         for name in CALLBACKS:
             setattr(handler, name, functools.partial(self._run, databases.lazy, getattr(handler, name)))
-        # Tornado does not wait for what on_close returns, so neither can it wait for a connection.
+        # Always lazy: it has to run, and at once, whether there is a connection or not.
         setattr(handler, "on_close", functools.partial(self._run, True, handler.on_close))  # noqa: B010  # as above
 
     def _run(self, lazy: bool, callback: Callback, *args: Any, **kwargs: Any) -> Awaitable[None] | None:
@@ -60,7 +61,7 @@ class Messages:
             self._refuse()
         finally:
             if pending is None:
-                self._end(scope)
+                scope.end()
         return None if pending is None else asyncio.ensure_future(self._await(scope, lambda: pending))
 
     async def _await(self, scope: Scope, call: Callback) -> None:
@@ -71,12 +72,6 @@ class Messages:
                     await pending
         except NoConnection:
             self._refuse()
-        finally:
-            self._end(scope)
-
-    def _end(self, scope: Scope) -> None:
-        scope.end()
-        self._scopes.discard(scope)
 
     def _refuse(self) -> None:
         self._handler.log_exception(*sys.exc_info())
