@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+import peewee_web
 from peewee_web import PooledSqliteDatabase
+from tests.core.working import Served
 
 
 @pytest.fixture
@@ -21,4 +24,21 @@ def database(tmp_path: Path) -> Iterator[PooledSqliteDatabase]:
     yield database
     left = list(database._in_use.values())
     database.close_all()
+    assert left == []
+
+
+@pytest.fixture(params=["psycopg3", "psycopg2", "pymysql"])
+def served(request: pytest.FixtureRequest) -> Iterator[Served]:
+    """A database of a real server, through each driver."""
+    server = request.getfixturevalue("mariadb" if request.param == "pymysql" else "postgres")
+    name = f"core_{uuid.uuid4().hex[:12]}"
+    server.create_database(name)
+    suffix = "?prefer_psycopg3=true" if request.param == "psycopg3" else ""
+    served = Served(request.param, server, name, peewee_web.connect(server.url(name) + suffix, max_connections=4))
+    with served.database.connection_context():
+        served.database.execute_sql("CREATE TABLE note (text VARCHAR(99))")
+    yield served
+    left = list(served.database._in_use.values())
+    served.database.close_all()
+    server.drop_database(name)
     assert left == []

@@ -5,12 +5,23 @@ from __future__ import annotations
 import contextvars
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 
 # Seconds after which a test that waits for another thread gives up.
 PATIENCE = 10.0
+
+
+@dataclass(frozen=True)
+class Served:
+    """A database of a real server, and how it is reached."""
+
+    driver: str
+    server: Any
+    name: str
+    database: Any
 
 
 def query(database: Any) -> int:

@@ -257,7 +257,7 @@ class ScopedConnections(PeeweeDatabase):
             logger.debug("rolling back failed, the connection is closed", exc_info=True)
             self._drop(conn)
             return
-        if mid_statement(conn):
+        if isinstance(self, PlayhousePool) and mid_statement(conn):
             logger.debug("a result was left half read, the connection is closed")
             self._drop(conn)
             return
@@ -289,7 +289,7 @@ class ScopedConnections(PeeweeDatabase):
             if orphan.of_scope:
                 logger.error("a scope was never ended; its connection is taken back")
             open_ = in_transaction(orphan.conn)
-            if open_ or orphan.transaction_place is not None:
+            if open_ or (open_ is None and orphan.transaction_place is not None):
                 _warn_of_open_transaction(orphan.transaction_place)
             self._return(orphan.conn, roll_back=open_ is not False)
 
@@ -336,11 +336,11 @@ class ScopedConnections(PeeweeDatabase):
             callback()
 
     def _roll_back(self, state: ConnectionState) -> None:
-        try:
+        with suppress(Exception):
             self.rollback()
-        except Exception:
-            logger.debug("rolling back failed, the connection is closed", exc_info=True)
-            self._discard(state)
+            if not is_lost(state.conn):
+                return
+        self._discard(state)
 
 
 def _has_open_transaction(state: ConnectionState) -> bool:

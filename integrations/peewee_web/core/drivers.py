@@ -33,13 +33,16 @@ _LIBPQ_REFUSALS = (
 )
 
 
+_DRIVERS = frozenset({"MySQLdb", "mariadb", "mysql", "psycopg", "psycopg2", "pymysql", "sqlite3"})
+
+
 def driver_of(thing: object) -> str:
-    """The top-level module of the driver that a connection or an exception comes from, as ``"psycopg2"``."""
-    for cls in type(thing).__mro__:
-        name = cls.__module__.partition(".")[0]
-        if name not in ("peewee", "playhouse", "peewee_web", "builtins"):
-            return name
-    return ""
+    """The driver that a connection or an exception comes from, by its top-level module; ``""`` for an unknown one.
+
+    An app may have put a class of its own over the driver's (psycopg2's ``connection_factory``).
+    """
+    modules = (cls.__module__.partition(".")[0] for cls in type(thing).__mro__)
+    return next((name for name in modules if name in _DRIVERS), "")
 
 
 def in_transaction(connection: Any) -> bool | None:

@@ -1,0 +1,325 @@
+"""What is known of each driver, asked of the real ones."""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import Any
+
+import peewee
+import psycopg2
+import psycopg2.extensions
+import pytest
+
+import peewee_web
+from peewee_web import DatabaseUnavailable, PoolTimeout
+from peewee_web.core.drivers import driver_of, in_transaction, is_lost, is_outage, transaction_failed
+from peewee_web.core.errors import ScopeError
+from tests.core.working import Served, in_use, query, save, saved
+from tests.servers.ports import free_port
+from tests.servers.postgres import PostgresServer
+
+# in_transaction
+
+
+@pytest.mark.parametrize("begin", ["begin", "session_start", "sql"])
+def test_an_open_transaction_is_seen(served: Served, begin: str) -> None:
+    database = served.database
+    with peewee_web.scope():
+        assert in_transaction(database.connection()) is False
+        database.execute_sql("BEGIN") if begin == "sql" else getattr(database, begin)()
+        assert in_transaction(database.connection()) is True
+
+
+def test_a_finished_transaction_is_seen(served: Served) -> None:
+    with peewee_web.scope():
+        with served.database.atomic():
+            save(served.database)
+        assert in_transaction(served.database.connection()) is False
+
+
+def test_a_failed_transaction_is_an_open_one(served: Served) -> None:
+    with peewee_web.scope():
+        served.database.begin()
+        with pytest.raises(peewee.DatabaseError):
+            served.database.execute_sql("SELECT nonsense")
+        assert in_transaction(served.database.connection()) is True
+
+
+def test_of_a_closed_connection_nothing_is_claimed(served: Served) -> None:
+    with peewee_web.scope():
+        connection = served.database.connection()
+        connection.close()
+        assert not in_transaction(connection)
+
+
+def test_sqlite_tells_and_a_closed_connection_does_not() -> None:
+    connection = sqlite3.connect(":memory:", isolation_level=None)
+    assert in_transaction(connection) is False
+    connection.execute("BEGIN")
+    assert in_transaction(connection) is True
+    connection.close()
+    assert in_transaction(connection) is None
+
+
+def test_an_unknown_driver_does_not_tell() -> None:
+    assert in_transaction(object()) is None
+
+
+class AppConnection(psycopg2.extensions.connection):
+    """What an app gives as ``connection_factory``."""
+
+
+def test_the_driver_is_recognised_behind_an_apps_own_connection_class(postgres: PostgresServer) -> None:
+    database: Any = peewee_web.connect(postgres.url(), connection_factory=AppConnection)
+    with peewee_web.scope():
+        database.begin()
+        assert isinstance(database.connection(), AppConnection)
+        assert driver_of(database.connection()) == "psycopg2"
+        assert in_transaction(database.connection()) is True
+    database.close_all()
+
+
+# A transaction left open, on real servers.
+
+
+@pytest.mark.parametrize("begin", ["begin", "session_start", "sql"])
+def test_a_transaction_left_open_is_rolled_back_on_the_server(served: Served, begin: str) -> None:
+    with peewee_web.scope():
+        served.database.execute_sql("BEGIN") if begin == "sql" else getattr(served.database, begin)()
+        save(served.database)
+    assert [session.state for session in served.server.sessions(served.name)] == ["idle"]
+    assert saved(served.database) == []
+
+
+@pytest.mark.parametrize("begin", ["begin", "sql"])
+def test_closing_rolls_back_what_was_begun_without_a_block(served: Served, begin: str) -> None:
+    with peewee_web.scope():
+        served.database.execute_sql("BEGIN") if begin == "sql" else served.database.begin()
+        save(served.database)
+        served.database.close()
+        with peewee_web.scope():
+            assert in_transaction(served.database.connection()) is False
+    assert saved(served.database) == []
+
+
+def test_a_failed_transaction_is_rolled_back_and_its_connection_kept(served: Served) -> None:
+    with peewee_web.scope():
+        connection = served.database.connection()
+        served.database.begin()
+        with pytest.raises(peewee.DatabaseError):
+            served.database.execute_sql("SELECT nonsense")
+    with peewee_web.scope():
+        assert served.database.connection() is connection
+        assert query(served.database) == 1
+
+
+# A server that goes away.
+
+
+def test_a_killed_session_is_seen_as_lost_after_the_error(served: Served) -> None:
+    with peewee_web.scope():
+        assert not is_lost(served.database.connection())
+        served.server.kill_sessions(served.name)
+        with pytest.raises((peewee.OperationalError, peewee.InterfaceError)):
+            query(served.database)
+        assert is_lost(served.database.connection())
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_the_first_error_surfaces_when_the_session_is_killed_inside_atomic(served: Served, depth: int) -> None:
+    database = served.database
+    first: list[BaseException] = []
+
+    def work(depth: int) -> None:
+        with database.atomic():
+            if depth > 1:
+                return work(depth - 1)
+            save(database)
+            served.server.kill_sessions(served.name)
+            try:
+                query(database)
+            except BaseException as error:
+                first.append(error)
+                raise
+
+    with peewee_web.scope(), pytest.raises((peewee.OperationalError, peewee.InterfaceError)) as raised:
+        work(depth)
+    assert raised.value is first[0]
+
+
+def test_the_connection_of_a_killed_session_is_not_used_again(served: Served) -> None:
+    with peewee_web.scope():
+        served.database.begin()
+        served.server.kill_sessions(served.name)
+    with peewee_web.scope():
+        assert query(served.database) == 1
+
+
+def test_an_atomic_scope_whose_session_was_killed_rolls_back_without_an_error(served: Served) -> None:
+    scope = peewee_web.Databases(served.database).scope(atomic=True)
+    with scope.activate():
+        save(served.database)
+        served.server.kill_sessions(served.name)
+        scope.complete(commit=False)
+        assert query(served.database) == 1
+    scope.end()
+    assert saved(served.database) == []
+
+
+def test_an_atomic_scope_whose_session_was_killed_can_not_commit(served: Served) -> None:
+    scope = peewee_web.Databases(served.database).scope(atomic=True)
+    with scope.activate():
+        save(served.database)
+        served.server.kill_sessions(served.name)
+        with pytest.raises((peewee.OperationalError, peewee.InterfaceError)):
+            scope.complete(commit=True)
+    scope.end()
+    assert saved(served.database) == []
+
+
+def test_postgresql_would_undo_a_failed_transaction_so_its_commit_is_refused(served: Served) -> None:
+    if served.driver == "pymysql":
+        pytest.skip("a failed statement does not fail the transaction")
+
+    @peewee_web.Databases(served.database).scope(atomic=True)
+    def work() -> None:
+        save(served.database)
+        with pytest.raises(peewee.DatabaseError):
+            served.database.execute_sql("SELECT nonsense")
+        assert transaction_failed(served.database.connection())
+
+    with pytest.raises(ScopeError, match=r"with db\.atomic"):
+        work()
+
+
+# is_outage
+
+
+def attempt(url: str, driver: str, **options: Any) -> BaseException:
+    """What a connection attempt raises."""
+    if driver == "psycopg3":
+        options["prefer_psycopg3"] = True
+    database: Any = peewee_web.connect(url, **options)
+    with peewee_web.scope(), pytest.raises(peewee.DatabaseError) as raised:
+        query(database)
+    assert in_use(database) == 0
+    return raised.value
+
+
+def test_a_refused_connection_is_an_outage(served: Served) -> None:
+    error = attempt(served.server.url(served.name, port=free_port()), served.driver)
+    assert isinstance(error, DatabaseUnavailable)
+
+
+def test_an_outage_names_its_cause_on_one_line(served: Served) -> None:
+    error = attempt(served.server.url(served.name, port=free_port()), served.driver)
+    assert is_outage(error.__cause__ or error)
+    assert "\n" not in str(error)
+
+
+def test_an_unknown_database_is_no_outage(served: Served) -> None:
+    error = attempt(served.server.url("no_such_database"), served.driver)
+    assert not isinstance(error, DatabaseUnavailable)
+    assert "no_such_database" in str(error)
+
+
+def test_an_unknown_user_is_no_outage(served: Served) -> None:
+    error = attempt(served.server.url(served.name), served.driver, user="nobody_we_know", password="s3cret")
+    assert not isinstance(error, DatabaseUnavailable)
+    assert "s3cret" not in str(error)
+
+
+def test_a_wrong_password_is_no_outage_on_mariadb(mariadb: Any) -> None:
+    mariadb.execute("CREATE OR REPLACE USER locked@'%' IDENTIFIED BY 'right'")
+    error = attempt(mariadb.url(), "pymysql", user="locked", password="wrong")
+    assert not isinstance(error, DatabaseUnavailable)
+    assert "wrong" not in str(error)
+
+
+@pytest.fixture(scope="module")
+def strict_postgres() -> Any:
+    """A server that asks for passwords, and has three places for those who know theirs."""
+    with PostgresServer(settings={"max_connections": 5, "superuser_reserved_connections": 2}) as server:
+        server.execute("ALTER ROLE app PASSWORD 'right'")
+        rules = server.data / "pg_hba.conf"
+        rules.write_text("host all app 127.0.0.1/32 scram-sha-256\n" + rules.read_text())
+        server.execute("SELECT pg_reload_conf()")
+        yield server
+
+
+@pytest.mark.parametrize("driver", ["psycopg3", "psycopg2"])
+def test_a_wrong_password_is_no_outage_on_postgresql(strict_postgres: PostgresServer, driver: str) -> None:
+    error = attempt(strict_postgres.url(), driver, password="wrong")
+    assert not isinstance(error, DatabaseUnavailable)
+    assert "authentication failed" in str(error)
+
+
+@pytest.mark.parametrize("driver", ["psycopg3", "psycopg2"])
+def test_a_missing_password_is_no_outage_on_postgresql(strict_postgres: PostgresServer, driver: str) -> None:
+    assert not isinstance(attempt(strict_postgres.url(), driver), DatabaseUnavailable)
+
+
+@pytest.mark.parametrize("driver", ["psycopg3", "psycopg2"])
+def test_too_many_clients_are_an_outage_on_postgresql(strict_postgres: PostgresServer, driver: str) -> None:
+    full = [psycopg2.connect(strict_postgres.url(), password="right") for _ in range(3)]
+    try:
+        error = attempt(strict_postgres.url(), driver, password="right")
+    finally:
+        for connection in full:
+            connection.close()
+    assert isinstance(error, DatabaseUnavailable)
+
+
+def test_too_many_clients_are_an_outage_on_mariadb(mariadb: Any) -> None:
+    [[limit]] = mariadb.execute("SELECT @@max_connections")
+    mariadb.execute("SET GLOBAL max_connections = 10")
+    full = peewee_web.connect(mariadb.url(), max_connections=12)
+    scopes = [peewee_web.scope() for _ in range(12)]  # one more than the limit is let in with root's rights
+
+    def fill() -> None:
+        for scope in scopes:
+            with scope.activate():
+                query(full)
+
+    try:
+        with pytest.raises(DatabaseUnavailable):
+            fill()
+    finally:
+        for scope in scopes:
+            scope.end()
+        full.close_all()
+        mariadb.execute(f"SET GLOBAL max_connections = {limit}")
+
+
+@pytest.mark.parametrize("driver", ["psycopg2", "psycopg"])
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        ("FATAL:  the database system is starting up", True),
+        ("FATAL:  the database system is shutting down", True),
+        ("FATAL:  the database system is in recovery mode", True),
+        ("FATAL:  sorry, too many clients already", True),
+        ("connection timeout expired", True),
+        ('FATAL:  password authentication failed for user "app"', False),
+        ('FATAL:  role "app" does not exist', False),
+    ],
+)
+def test_what_libpq_says_tells_an_outage(driver: str, message: str, expected: bool) -> None:
+    module = pytest.importorskip(driver)
+    assert is_outage(module.OperationalError(message)) is expected
+
+
+def test_sqlite_has_no_outages(tmp_path: Any) -> None:
+    database = peewee_web.connect(f"sqlite:///{tmp_path}/none/x.db")
+    with peewee_web.scope(), pytest.raises(peewee.OperationalError, match="unable to open") as raised:
+        query(database)
+    assert not isinstance(raised.value, DatabaseUnavailable)
+
+
+def test_a_full_pool_is_no_outage(tmp_path: Any) -> None:
+    database = peewee_web.connect(f"sqlite:///{tmp_path}/x.db", max_connections=1, timeout=None)
+    with peewee_web.scope():
+        query(database)
+        with peewee_web.scope(), pytest.raises(PoolTimeout, match=r"\(1 of 1 in use\)"):
+            query(database)
+    database.close_all()
