@@ -10,4 +10,4 @@ class NotesConfig(AppConfig):
         from example_apps.notes import models
         from peewee_web.django import databases
 
-        models.database.initialize(databases["default"])
+        models.database.initialize(databases.proxy())

@@ -21,3 +21,4 @@ urlpatterns = [
 handler400 = views.bad_request
 handler404 = views.not_found
 handler500 = views.server_error
+handler503 = views.resting  # the adapter's addition to Django's own

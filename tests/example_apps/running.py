@@ -31,6 +31,8 @@ class RunningApp:
     `expects_tracebacks` where a test provokes one on purpose.
     """
 
+    stops_with = 0
+
     def __init__(self, name: str, database_url: str, log: Path, *, expects_tracebacks: bool = False) -> None:
         self.name = name
         self.port = free_port()
@@ -39,13 +41,16 @@ class RunningApp:
         self.expects_tracebacks = expects_tracebacks
         with log.open("wb") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-W", "error", "-m", "example_apps", name, "--port", str(self.port)],
+                [sys.executable, "-W", "error", *self.command()],
                 env=environment(DATABASE_URL=database_url),
                 cwd=log.parent,
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )
         self.http = httpx.Client(base_url=self.url, timeout=30)
+
+    def command(self) -> list[str]:
+        return ["-m", "example_apps", self.name, "--port", str(self.port)]
 
     def __enter__(self) -> RunningApp:
         deadline = time.monotonic() + 30
@@ -68,7 +73,7 @@ class RunningApp:
             raise AssertionError(f"{self.name} did not stop on SIGTERM:\n{self.output()}") from None
         finally:
             self.http.close()  # after it: a server that stops must close what clients keep open
-        assert status == 0, f"{self.name} ended with {status}:\n{self.output()}"
+        assert status == self.stops_with, f"{self.name} ended with {status}:\n{self.output()}"
         if not self.expects_tracebacks:
             assert "Traceback" not in self.output(), self.output()
 
