@@ -74,6 +74,16 @@ def test_an_atomic_app_context_commits_if_nothing_was_raised(new_site: Callable[
     assert site.saved() == ([] if fails else ["x"])
 
 
+def test_an_atomic_app_context_may_be_pushed_while_an_error_is_handled(new_site: Callable[..., Site]) -> None:
+    site = new_site(PEEWEE_ATOMIC=True)
+    try:
+        raise ZeroDivisionError
+    except ZeroDivisionError:
+        with site.app.app_context():
+            site.add("x")
+    assert site.saved() == ["x"]
+
+
 def test_a_transaction_left_open_in_an_app_context_is_warned_about(
     site: Site, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -183,9 +183,10 @@ def test_head_gives_the_connection_back(site: Site, path: str) -> None:
         "/with-context", "ctx", lambda: Response(stream_with_context(stream()), headers={"X": site.count()})
     )
     for _ in range(6):
-        answer = site.client.head(path)
+        answer = site.client.head(path, buffered=False)
         assert (answer.status_code, answer.data) == (200, b"")
         assert site.in_use == 0
+        answer.close()
 
 
 def test_a_body_that_fails_half_way_is_rolled_back(site: Site) -> None:

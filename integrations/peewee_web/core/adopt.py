@@ -134,8 +134,12 @@ class ScopedConnections(PeeweeDatabase):
 
     def _describe_exhaustion(self, waited: bool) -> str:
         assert isinstance(self, PlayhousePool)
-        timeout = self._wait_timeout or 0.0
-        when = f"in {timeout:.1f} s" if waited else "at once, and an event loop must not wait for one"
+        if not self._wait_timeout:
+            when = "at once, and this pool does not wait for one (timeout=None)"
+        elif waited:
+            when = f"in {self._wait_timeout:.1f} s"
+        else:
+            when = "at once, and an event loop must not wait for one"
         return f"no connection became free {when} ({len(self._in_use)} of {self._max_connections} in use)"
 
     def close(self) -> bool:
@@ -286,7 +290,7 @@ class ScopedConnections(PeeweeDatabase):
                 orphan = self.orphans.popleft()
             except IndexError:
                 return
-            if orphan.of_scope:
+            if orphan.by_mistake:
                 logger.error("a scope was never ended; its connection is taken back")
             open_ = in_transaction(orphan.conn)
             if open_ or (open_ is None and orphan.transaction_place is not None):

@@ -104,8 +104,27 @@ class ScopedGenerator(Generator[T, Any, Any]):
         self._scope = scope
         self._begun = False
 
+    def __del__(self) -> None:
+        # Dropped half-way, as by `break`: its `finally` blocks run here, as Python has it, and in their scope.
+        if not self._scope.ended:
+            try:
+                with self._scope.activate():
+                    self._generator.close()
+            finally:
+                self._scope.abandon(by_mistake=False)
+
     def send(self, value: Any) -> T:
+        if not (self._begun or self._scope.lazy):
+            self._connect()
+        self._begun = True
         return self._step(self._generator.send, value)
+
+    def _connect(self) -> None:
+        try:
+            self._scope.connect()
+        except BaseException:
+            self._scope.end()
+            raise
 
     def throw(self, *exception: Any) -> T:
         return self._step(self._generator.throw, *exception)
@@ -113,9 +132,6 @@ class ScopedGenerator(Generator[T, Any, Any]):
     def _step(self, advance: Any, *arguments: Any) -> T:
         scope = self._scope
         try:
-            if not (self._begun or scope.lazy):
-                scope.connect()
-            self._begun = True
             with scope.activate():
                 result: T = advance(*arguments)
         except StopIteration:
@@ -142,7 +158,17 @@ class ScopedAsyncGenerator(AsyncGenerator[T, Any]):
         self._begun = False
 
     async def asend(self, value: Any) -> T:
+        if not (self._begun or self._scope.lazy):
+            await self._connect()
+        self._begun = True
         return await self._step(self._generator.asend, value)
+
+    async def _connect(self) -> None:
+        try:
+            await self._scope.connect_async()
+        except BaseException:
+            self._scope.end()
+            raise
 
     async def athrow(self, *exception: Any) -> T:
         return await self._step(self._generator.athrow, *exception)
@@ -150,9 +176,6 @@ class ScopedAsyncGenerator(AsyncGenerator[T, Any]):
     async def _step(self, advance: Any, *arguments: Any) -> T:
         scope = self._scope
         try:
-            if not (self._begun or scope.lazy):
-                await scope.connect_async()
-            self._begun = True
             with scope.activate():
                 result: T = await advance(*arguments)
         except StopAsyncIteration:

@@ -72,11 +72,11 @@ class ConnectionState:
 
 
 class Orphan(NamedTuple):
-    """A connection whose thread died, or whose scope was collected unended. The next checkout takes it back."""
+    """A connection whose thread died, or whose scope went without an end. The next checkout takes it back."""
 
     conn: Any
     transaction_place: str | None
-    of_scope: bool
+    by_mistake: bool
 
 
 class ThreadState(ConnectionState):
@@ -90,7 +90,7 @@ class ThreadState(ConnectionState):
 
     def __del__(self) -> None:  # a finalizer takes no lock: it may run while this thread holds it
         if self.conn is not None:
-            self._orphans.append(Orphan(self.conn, self.transaction_place, of_scope=False))
+            self._orphans.append(Orphan(self.conn, self.transaction_place, by_mistake=False))
 
 
 class ThreadStates(threading.local):
@@ -133,12 +133,19 @@ class ScopedState(ConnectionState):
 
     def end(self) -> None:
         """Give the connection back, now or when the turn under way is over. Does not block and does not raise."""
+        self._end(self._give_back)
+
+    def abandon(self, by_mistake: bool) -> None:
+        """The same for a finalizer, which takes no lock: leave the connection for the next checkout to take back."""
+        self._end(functools.partial(self._leave_orphan, by_mistake))
+
+    def _end(self, let_go: Callable[[], None]) -> None:
         self.ending = True  # before the attempt: whoever has the turn looks at it after giving the turn up
         if self._turn.acquire(blocking=False):
             try:
                 if self._depth == 0:
                     self.ended = True
-                    self._give_back()
+                    let_go()
             finally:
                 self._turn.release()
 
@@ -165,6 +172,11 @@ class ScopedState(ConnectionState):
     def _give_back(self) -> None:
         if self.conn is not None:
             self.database.give_back(self)
+
+    def _leave_orphan(self, by_mistake: bool) -> None:
+        if self.conn is not None:
+            self.database.orphans.append(Orphan(self.conn, self.transaction_place, by_mistake))
+            self.reset()
 
 
 class ScopeAware(Protocol):
@@ -366,11 +378,14 @@ class Scope:
             state.end()
 
     def __del__(self) -> None:
-        if self._ended:
-            return
-        for database, state in self.states.items():
-            if state.conn is not None:  # a finalizer takes no lock: the next checkout gives it back and logs
-                database.orphans.append(Orphan(state.conn, state.transaction_place, of_scope=True))
+        if not self._ended:
+            self.abandon(by_mistake=True)
+
+    def abandon(self, by_mistake: bool) -> None:
+        """``end()`` for a finalizer, which takes no lock. *by_mistake* makes the next checkout log an error."""
+        self._ended = True
+        for state in list(self.states.values()):
+            state.abandon(by_mistake)
 
     def _registered(self) -> Iterable[ScopeAware]:
         return () if self.databases is None else self.databases.adopted

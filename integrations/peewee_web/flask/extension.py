@@ -180,12 +180,15 @@ class _ContextScope:
         self._scope = scope
         self._activation = scope.activate()
         self._activation.__enter__()
+        self._handled = sys.exc_info()[1]  # by whoever pushed the context
 
     def is_of(self, scope: Scope | None) -> bool:
         return scope is self._scope
 
     def leave(self, error: BaseException | None) -> None:
         self._activation.__exit__()
+        if error is None and sys.exc_info()[1] is not self._handled:
+            error = sys.exc_info()[1]  # click < 8.2 tells the contexts of a failing command of no error
         try:
             self._scope.complete(commit=error is None)
         finally:

@@ -7,9 +7,9 @@ handler from outside that task, the instance has an attribute that comes before 
 
 from __future__ import annotations
 
-import functools
 from asyncio import Future
 from collections.abc import Awaitable
+from functools import partial
 from types import TracebackType
 from typing import Any, NoReturn
 
@@ -48,7 +48,7 @@ class PeeweeMixin(RequestHandler):
             databases = databases_of(application)
         except Exception as error:
             # Raised from where Tornado answers it: an error in a constructor just closes the connection.
-            self._peewee_intercept(prepare=functools.partial(_raise, error))
+            self.prepare = partial(_raise, error)  # type: ignore[method-assign]
             super().__init__(application, request, **kwargs)
             return
         if databases.excludes(request.path):
@@ -56,11 +56,10 @@ class PeeweeMixin(RequestHandler):
             return
         self._peewee_scope = scope = databases.scope()
         self._peewee_commit_when = databases.commit_when
-        self._peewee_intercept(
-            on_connection_close=self._peewee_on_connection_close, data_received=self._peewee_data_received
-        )
+        self.on_connection_close = partial(self._peewee_on_connection_close, scope)  # type: ignore[method-assign]
+        self.data_received = partial(self._peewee_data_received, scope)  # type: ignore[method-assign]
         if not scope.lazy:
-            self._peewee_intercept(prepare=self._peewee_prepare)
+            self.prepare = partial(self._peewee_prepare, scope)  # type: ignore[method-assign]
         if isinstance(self, WebSocketHandler):
             Messages(self, databases)
         try:
@@ -69,9 +68,6 @@ class PeeweeMixin(RequestHandler):
         except BaseException:
             scope.end()
             raise
-
-    def _peewee_intercept(self, **methods: Any) -> None:
-        self.__dict__.update(methods)
 
     async def _execute(self, transforms: list[OutputTransform], *args: bytes, **kwargs: bytes) -> None:
         scope = self._peewee_scope
@@ -86,38 +82,29 @@ class PeeweeMixin(RequestHandler):
                     self.send_error(500, exc_info=(type(error), error, error.__traceback__))
         finally:
             scope.end()
-            for name in ("on_connection_close", "data_received", "prepare"):  # they refer to the handler itself
-                self.__dict__.pop(name, None)
+            del self.on_connection_close, self.data_received  # they refer to the handler itself
 
     # Called in place of the app's methods of these names.
 
-    async def _peewee_prepare(self) -> None:
-        del self.__dict__["prepare"]
-        assert self._peewee_scope is not None
-        await self._peewee_scope.connect_async()
+    async def _peewee_prepare(self, scope: Scope) -> None:
+        del self.prepare
+        await scope.connect_async()
         pending = self.prepare()
         if pending is not None:
             await pending
 
-    def _peewee_data_received(self, chunk: bytes) -> Awaitable[None] | None:
-        assert self._peewee_scope is not None
-        with self._peewee_scope.activate():
+    def _peewee_data_received(self, scope: Scope, chunk: bytes) -> Awaitable[None] | None:
+        with scope.activate():
             pending = type(self).data_received(self, chunk)
-        return None if pending is None else self._peewee_await(pending)
+        return None if pending is None else _await_in(scope, pending)
 
-    async def _peewee_await(self, pending: Awaitable[None]) -> None:
-        assert self._peewee_scope is not None
-        with self._peewee_scope.activate():
-            await pending
-
-    def _peewee_on_connection_close(self) -> None:
-        assert self._peewee_scope is not None
+    def _peewee_on_connection_close(self, scope: Scope) -> None:
         try:
-            with self._peewee_scope.activate():
+            with scope.activate():
                 type(self).on_connection_close(self)
         finally:
             RequestHandler.on_connection_close(self)  # without it, a handler waits forever for the rest of an upload
-            self._peewee_scope.release()
+            scope.release()
 
     # Where the response is on its way.
 
@@ -190,3 +177,8 @@ class PeeweeWebSocketHandler(PeeweeMixin, WebSocketHandler):
 
 def _raise(error: Exception) -> NoReturn:
     raise error
+
+
+async def _await_in(scope: Scope, pending: Awaitable[None]) -> None:
+    with scope.activate():
+        await pending

@@ -8,6 +8,8 @@ APPS = {
     "asgi": ("asgi_app", "asgi"),
     "flask": ("flask_app", "wsgi"),
     "bottle": ("bottle_app", "wsgi"),
+    "django": ("django_app", "wsgi"),
+    "django-asgi": ("django_asgi_app", "asgi"),
     "tornado": ("tornado_app", "tornado"),
 }
 
