@@ -141,13 +141,15 @@ class Export(Handler):
     async def get(self) -> None:
         # The rows are read while they are sent: the request keeps its connection until the last one.
         with closing(await self.run(store.export_rows)) as rows:
-            self.set_header("Content-Type", CSV)
-            self.set_header("Content-Disposition", ATTACHMENT)
+            await self.head()
             while lines := await self.run(lambda: b"".join(islice(rows, 100))):
                 self.write(lines)
                 await self.flush()
 
-    head = get
+    async def head(self) -> None:
+        self.set_header("Content-Type", CSV)
+        self.set_header("Content-Disposition", ATTACHMENT)
+        await self.flush()
 
 
 class Health(Handler):
