@@ -144,7 +144,7 @@ class PeeweeMixin(RequestHandler):
     # Where there is no connection.
 
     def send_error(self, status_code: int = 500, **kwargs: Any) -> None:
-        error = kwargs.get("exc_info", (None, None, None))[1]
+        _, error, _ = kwargs.get("exc_info") or (None, None, None)
         if error is self._peewee_untold:
             self._peewee_untold = None
         if status_code == 500 and isinstance(error, NoConnection):
