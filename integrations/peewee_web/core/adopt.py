@@ -32,7 +32,7 @@ from .scope import (
     current_scope,
     on_event_loop,
 )
-from .sqlite import prepare, share_memory
+from .sqlite import is_bound_elsewhere, prepare, share_memory
 
 if TYPE_CHECKING:
 
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
         def cursor(self, named_cursor: Any = None) -> Any: ...
         def pop_transaction(self) -> Any: ...
         def _connect(self) -> Any: ...
+        def _is_closed(self, conn: Any) -> bool: ...
         def _close(self, conn: Any) -> None: ...
         def _execute_cursor(self, sql: str, params: Any, **options: Any) -> Any: ...
 
@@ -81,15 +82,13 @@ class ScopedConnections(PeeweeDatabase):
     def join_scopes(self) -> None:
         """Replace the state and the lock that Peewee's constructor made. Called once, before the database is shared."""
         self.orphans = deque()
-        inherited = self._state
         if self.thread_safe:
-            states = ThreadStates(self.orphans)
+            states = ThreadStates(self.orphans, before=self._state)
             find = states.find
         else:
             shared = ConnectionState()
+            shared.take_over(self._state)
             find = lambda: shared  # noqa: E731  # one state for all threads: what `thread_safe=False` asks for
-        if not inherited.closed:  # opened before it was adopted: stays the connection of this thread
-            find().set_connection(inherited.conn)
         self._state = CurrentState(self, find)
         # Peewee holds this one over network calls; the turn of the scope's state takes its place.
         self._lock = ConnectionState()
@@ -215,6 +214,10 @@ class ScopedConnections(PeeweeDatabase):
         if isinstance(self, SqliteDatabase):
             prepare(self)
         return super()._connect()
+
+    def _is_closed(self, conn: Any) -> bool:
+        """What a pool asks at checkout. One opened before the database was adopted may be bound to its thread."""
+        return (isinstance(self, SqliteDatabase) and is_bound_elsewhere(conn)) or super()._is_closed(conn)
 
     # What a scope calls (`scope.ScopeAware`).
 
@@ -379,14 +382,14 @@ def _same_layout(plain: type) -> type:
 def adopt(database: D) -> D:
     """Make *database* keep its connections per scope. Returns the same object; adopting twice changes nothing.
 
-    A connection that the calling thread has open stays that thread's. The object's class becomes a subclass of its
+    A connection that a thread has open stays that thread's, with the transaction that is under way on it. The object's class becomes a subclass of its
     own class, so ``isinstance`` holds. Raises `TypeError` for what is not a synchronous Peewee database.
     """
     if isinstance(database, ScopedConnections):
         return database
     if not isinstance(database, Database):
         raise TypeError(
-            f"{database!r} is not a Peewee database: give a peewee.Database, a URL such as "
+            f"{type(database).__name__} is not a Peewee database: give a peewee.Database, a URL such as "
             "'postgresql://user@host/name', or a mapping of names to either"
         )
     if any(cls.__module__ == "playhouse.pwasyncio" for cls in type(database).__mro__):

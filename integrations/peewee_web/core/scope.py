@@ -64,6 +64,13 @@ class ConnectionState:
         self.commit_callbacks: list[Callable[[], Any]] = []
         self.transaction_place: str | None = None
 
+    def take_over(self, other: Any) -> None:
+        """Go on with the connection that *other*, Peewee's own state, has open, and what is under way on it."""
+        if not other.closed:
+            self.set_connection(other.conn)
+            self.ctx, self.transactions, self.commit_callbacks = other.ctx, other.transactions, other.commit_callbacks
+            other.reset()
+
     def __enter__(self) -> None:
         pass
 
@@ -94,10 +101,11 @@ class ThreadState(ConnectionState):
 
 
 class ThreadStates(threading.local):
-    """One ``ThreadState`` for each thread that asks."""
+    """One ``ThreadState`` for each thread that asks. It goes on with what Peewee's own state *before* has open there."""
 
-    def __init__(self, orphans: deque[Orphan]) -> None:
+    def __init__(self, orphans: deque[Orphan], before: Any) -> None:
         self.state = ThreadState(orphans)
+        self.state.take_over(before)
 
     def find(self) -> ConnectionState:
         return self.state

@@ -45,6 +45,15 @@ def prepare(database: SqliteDatabase) -> None:
         share_memory(database)
 
 
+def is_bound_elsewhere(connection: Any) -> bool:
+    """Whether *connection* was opened in another thread and may not leave it (``check_same_thread``)."""
+    try:
+        connection.cursor().close()
+    except Exception as error:
+        return isinstance(error, sqlite3.ProgrammingError)
+    return False
+
+
 def share_memory(database: SqliteDatabase) -> None:
     """Turn a private memory database into one that all connections of *database* share, with what is in it.
 
