@@ -189,19 +189,6 @@ def test_a_queue_database_reads_in_the_scope_and_writes_in_its_own_thread(path: 
         database.stop()
 
 
-@pytest.mark.parametrize("name", ["CSqliteExtDatabase", "SqliteExtDatabase"])
-def test_the_extended_sqlite_classes_are_adopted(path: str, name: str) -> None:
-    from playhouse import sqlite_ext
-
-    kind = getattr(sqlite_ext, name, None)
-    if kind is None:
-        pytest.skip(f"this Peewee has no {name}")
-    database = kind(path)
-    adopt(database)
-    with peewee_web.scope():
-        assert query(database) == 1
-
-
 @pytest.mark.parametrize("autoconnect", [True, False])
 def test_within_a_scope_connecting_is_the_scopes_business(path: str, autoconnect: bool) -> None:
     database = adopt(peewee.SqliteDatabase(path, autoconnect=autoconnect))

@@ -382,8 +382,9 @@ def _same_layout(plain: type) -> type:
 def adopt(database: D) -> D:
     """Make *database* keep its connections per scope. Returns the same object; adopting twice changes nothing.
 
-    A connection that a thread has open stays that thread's, with the transaction that is under way on it. The object's class becomes a subclass of its
-    own class, so ``isinstance`` holds. Raises `TypeError` for what is not a synchronous Peewee database.
+    A connection that a thread has open stays that thread's, with the transaction that is under way on it. The
+    object's class becomes a subclass of its own class, so ``isinstance`` holds. Raises `TypeError` for what is not a
+    synchronous Peewee database.
     """
     if isinstance(database, ScopedConnections):
         return database

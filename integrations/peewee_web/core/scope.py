@@ -101,7 +101,7 @@ class ThreadState(ConnectionState):
 
 
 class ThreadStates(threading.local):
-    """One ``ThreadState`` for each thread that asks. It goes on with what Peewee's own state *before* has open there."""
+    """One ``ThreadState`` for each thread that asks. It goes on with what Peewee's own state had open there."""
 
     def __init__(self, orphans: deque[Orphan], before: Any) -> None:
         self.state = ThreadState(orphans)

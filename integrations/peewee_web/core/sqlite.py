@@ -42,7 +42,8 @@ def prepare(database: SqliteDatabase) -> None:
     if uses_stdlib_driver(database):
         # A scope hands its connection from thread to thread and serialises its statements.
         database.connect_params.setdefault("check_same_thread", False)
-        share_memory(database)
+        if database.database == MEMORY:
+            _redirect(database)
 
 
 def is_bound_elsewhere(connection: Any) -> bool:
@@ -61,12 +62,24 @@ def share_memory(database: SqliteDatabase) -> None:
     """
     if database.database != MEMORY or not uses_stdlib_driver(database):
         return
-    uri = memory_uri()
-    keeper = sqlite3.connect(uri, uri=True, check_same_thread=False)
-    weakref.finalize(database, keeper.close)
+    was_open = not database.is_closed()
+    if not was_open and getattr(database, "_connections", None):
+        database.connect()  # the data of a pool is in its idle connection
+    keeper = _redirect(database)
     if not database.is_closed():
         connection: sqlite3.Connection = database.connection()  # type: ignore[no-untyped-call]  # Peewee's stubs
         connection.backup(keeper)
         database.close()
+    if hasattr(database, "close_idle"):
+        database.close_idle()  # where a pool has put the private one
+    if was_open:
+        database.connect()
+
+
+def _redirect(database: SqliteDatabase) -> sqlite3.Connection:
+    uri = memory_uri()
+    keeper = sqlite3.connect(uri, uri=True, check_same_thread=False)
+    weakref.finalize(database, keeper.close)
     database.database = uri
     database.connect_params.update(uri=True, check_same_thread=False)
+    return keeper
