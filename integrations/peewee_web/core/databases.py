@@ -83,10 +83,14 @@ def connect(url: str, **options: Any) -> Any:
     """
     if not isinstance(url, str):
         raise TypeError(f"connect() takes a URL, not {type(url).__name__}")
-    scheme = urlsplit(url).scheme.removesuffix("+pool")
+    scheme, parsed = _parse(url)
     database_class = _class_for(scheme)
     _check_driver(database_class, scheme)
-    arguments = {**_parse(url), **options}
+    if issubclass(database_class, SqliteDatabase) and "host" in parsed:
+        raise ValueError(
+            f"a {scheme} URL has three slashes before its file, {scheme}:///app.db, four before a full path"
+        )
+    arguments = {**parsed, **options}
     name = arguments.pop("database", None)
     if not name:
         raise ValueError(
@@ -98,14 +102,19 @@ def connect(url: str, **options: Any) -> Any:
     return database_class(name, **arguments)
 
 
-def _parse(url: str) -> dict[str, Any]:
+def _parse(url: str) -> tuple[str, dict[str, Any]]:
+    """The scheme and the arguments in *url*."""
     try:
+        scheme = urlsplit(url).scheme.removesuffix("+pool")
         parsed: dict[str, Any] = db_url.parse(url, unquote_password=True, unquote_user=True)
-    except ValueError as error:  # e.g. a port that is no number: urllib's message names only that part
-        raise ValueError(f"the database URL can't be read: {error}") from None
+    except ValueError:  # urllib's message may repeat a part of the password, which it took for the port
+        raise ValueError(
+            "the database URL can't be read: its port must be a number, and special characters in the password "
+            "must be percent-encoded, such as %2F for a slash"
+        ) from None
     if "passwd" in parsed:  # db_url keeps to the old name, which drivers are dropping
         parsed["password"] = parsed.pop("passwd")
-    return parsed
+    return scheme, parsed
 
 
 def _class_for(scheme: str) -> type[Database]:
