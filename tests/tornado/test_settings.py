@@ -102,7 +102,7 @@ def test_a_test_may_put_another_database_into_the_settings(serve: Serve, tmp_pat
     ("settings", "message"),
     [
         ({}, "RuntimeError: no database is configured for this Tornado application: give it one as Application(routes"),
-        ({"peewee": 42}, "TypeError: 42 is not a Peewee database"),
+        ({"peewee": 42}, "is not a Peewee database: give a peewee.Database, a URL such as"),
         ({"peewee": {}}, "ValueError: no database given"),
         ({"peewee": "nonsense://x/y"}, "ValueError: unknown database URL scheme 'nonsense'"),
     ],
