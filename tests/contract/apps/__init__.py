@@ -10,6 +10,8 @@ APPS = {
     "bottle": ("bottle_app", "wsgi"),
     "django": ("django_app", "wsgi"),
     "django-asgi": ("django_asgi_app", "asgi"),
+    "falcon": ("falcon_app", "wsgi"),
+    "falcon-asgi": ("falcon_asgi_app", "asgi"),
     "tornado": ("tornado_app", "tornado"),
 }
 
