@@ -111,13 +111,9 @@ def test_sqlite_serves_readers_while_one_writes(tmp_path: Path) -> None:
 
 
 def test_sqlite_begins_with_the_write_lock(tmp_path: Path) -> None:
-    database = opened(f"sqlite:///{tmp_path}/x.db")
-    with database.atomic():
-        with peewee_web.scope(), pytest.raises(peewee.OperationalError, match="locked"):
-            database.pragma("busy_timeout", 0)
-            database.begin()
-        with peewee_web.scope():
-            database.pragma("busy_timeout", 5000)
+    database = opened(f"sqlite:///{tmp_path}/x.db", pragmas={"busy_timeout": 0})
+    with database.atomic(), peewee_web.scope(), pytest.raises(peewee.OperationalError, match="locked"):
+        database.begin()
     database.close_all()
 
 

@@ -123,7 +123,8 @@ class PostgresServer(ServerProcess):
         return True
 
     def _first_start(self) -> None:
-        self.execute("CREATE ROLE app LOGIN CREATEDB IN ROLE pg_monitor, pg_signal_backend")
+        # As a member of postgres it may use what `execute` makes; the superuser's power is not inherited.
+        self.execute("CREATE ROLE app LOGIN CREATEDB IN ROLE postgres, pg_monitor, pg_signal_backend")
         self.execute("ALTER DATABASE postgres OWNER TO app")
 
     def execute(

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..core.errors import NoConnection
 from ..core.registry import Databases
-from ..core.scope import Scope
+from ..core.scope import Activation, Scope
 from ..core.unavailable import BODY, STATUS, plain_headers
 
 Message = MutableMapping[str, Any]
@@ -45,8 +45,9 @@ class PeeweeMiddleware:
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         kind = scope["type"]
-        if self.databases.excludes(scope.get("path")):
-            await self.app(scope, receive, send)
+        if self.databases.exclude and self.databases.excludes(scope.get("path")):
+            with Activation(None):  # nor is a scope that this request may be made in its own
+                await self.app(scope, receive, send)
         elif kind == "http":
             await self._http(scope, receive, send)
         else:

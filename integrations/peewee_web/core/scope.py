@@ -250,17 +250,16 @@ class CurrentState:
 
 
 class Activation:
-    """Makes a scope the current one for the length of a ``with`` block, and restores what was current before."""
+    """Makes a scope (or none) the current one for the length of a ``with`` block, and then what was current before."""
 
     __slots__ = ("_outer", "_scope")
 
-    def __init__(self, scope: Scope) -> None:
+    def __init__(self, scope: Scope | None) -> None:
         self._scope = scope
 
-    def __enter__(self) -> Scope:
+    def __enter__(self) -> None:
         self._outer = _active.get()
         _active.set(self._scope)
-        return self._scope
 
     def __exit__(self, *exc_info: object) -> None:
         # Not Token.reset: a framework may run the two halves of a hook in different contexts.

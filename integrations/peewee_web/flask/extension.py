@@ -90,8 +90,7 @@ class Peewee:
         app.after_request_funcs.setdefault(None, []).insert(0, registration.after_request)
         app.register_error_handler(NoConnection, answer_unavailable)
         app.handle_exception = registration.handle_exception  # type: ignore[method-assign]
-        app.teardown_appcontext_funcs.insert(0, registration.teardown_appcontext)
-        app.do_teardown_appcontext = registration.do_teardown_appcontext  # type: ignore[method-assign]
+        app.do_teardown_appcontext = registration.do_teardown_appcontext  # type: ignore[method-assign, assignment]
         appcontext_pushed.connect(registration.appcontext_pushed, app)
 
     def _choose_database(self, app: Flask, database: Any) -> Any:
@@ -119,15 +118,8 @@ class _Registration:
         self._handle_exception = app.handle_exception
         self._do_teardown_appcontext = app.do_teardown_appcontext
 
-    def scope_of_request(self) -> Scope | None:
-        scope = current_scope()
-        if self.of_app.excludes(request.path):  # no scope of its own, and one that it was made inside of is not its
-            context_scope: _ContextScope | None = g.get(_SCOPE_OF_CONTEXT)
-            return scope if context_scope is not None and context_scope.is_of(scope) else None
-        return scope
-
     def before_request(self) -> ResponseReturnValue | None:
-        scope = self.scope_of_request()
+        scope = current_scope()
         if scope is not None:
             if self.of_app.excludes(request.path, request.endpoint):
                 scope.set_atomic(False)
@@ -136,7 +128,7 @@ class _Registration:
         return None
 
     def after_request(self, response: Response) -> Response:
-        scope = self.scope_of_request()
+        scope = current_scope()
         if scope is not None:
             scope.complete(self.of_app.commit_when(response.status_code))
             if isinstance(response.response, ClosingIterator):
@@ -161,16 +153,18 @@ class _Registration:
         if scope is None or scope.ended or scope.databases is not self.of_app:
             setattr(g, _SCOPE_OF_CONTEXT, _ContextScope(self.of_app.scope()))
 
-    def teardown_appcontext(self, error: BaseException | None) -> None:
-        context_scope: _ContextScope | None = g.pop(_SCOPE_OF_CONTEXT, None)
-        if context_scope is not None:
-            context_scope.leave(error)
-
-    def do_teardown_appcontext(self, *args: Any, **kwargs: Any) -> None:
+    def do_teardown_appcontext(self, *args: Any) -> None:
+        """After all teardown functions of the app's, and whatever they raise (Flask <= 3.1 skips the rest then)."""
+        error = next((arg for arg in args if isinstance(arg, BaseException)), None)
         try:
-            self._do_teardown_appcontext(*args, **kwargs)
-        finally:  # Flask <= 3.1 skips our teardown function when another one raises
-            self.teardown_appcontext(sys.exc_info()[1])
+            self._do_teardown_appcontext(*args)
+        except BaseException as in_teardown:
+            error = in_teardown
+            raise
+        finally:
+            context_scope: _ContextScope | None = g.pop(_SCOPE_OF_CONTEXT, None)
+            if context_scope is not None:
+                context_scope.leave(error)
 
 
 class _ContextScope:
@@ -181,9 +175,6 @@ class _ContextScope:
         self._activation = scope.activate()
         self._activation.__enter__()
         self._handled = sys.exc_info()[1]  # by whoever pushed the context
-
-    def is_of(self, scope: Scope | None) -> bool:
-        return scope is self._scope
 
     def leave(self, error: BaseException | None) -> None:
         self._activation.__exit__()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ..core.bodies import ScopedBody
 from ..core.errors import NoConnection
 from ..core.registry import Databases
-from ..core.scope import Scope
+from ..core.scope import Activation, Scope
 from ..core.unavailable import BODY, REASON, STATUS, plain_headers
 
 if TYPE_CHECKING:
@@ -36,8 +36,9 @@ class ScopeMiddleware:
         self.databases = databases
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        if self.databases.excludes(environ.get("PATH_INFO", "")):
-            return self.app(environ, start_response)
+        if self.databases.exclude and self.databases.excludes(path_of(environ)):
+            with Activation(None):  # nor is a scope that this request may be made in its own
+                return self.app(environ, start_response)
         scope = self.databases.scope()
         try:
             with scope.activate():
@@ -49,6 +50,12 @@ class ScopeMiddleware:
 
     def respond(self, scope: Scope, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         return self.app(environ, start_response)
+
+
+def path_of(environ: WSGIEnvironment) -> str:
+    """The request's path, which PEP 3333 hands over as bytes disguised as Latin-1."""
+    path: str = environ.get("PATH_INFO", "")
+    return path.encode("latin-1").decode("utf-8", "replace")
 
 
 def _scoped(body: Iterable[bytes], scope: Scope, environ: WSGIEnvironment) -> Iterable[bytes]:
