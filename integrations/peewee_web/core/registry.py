@@ -124,7 +124,7 @@ def _resolve(name: object, database: Any) -> ScopedConnections:
         raise TypeError(f"a database's name is a string, not {name!r}")
     if isinstance(database, str):
         database = connect(database)
-    elif isinstance(database, Proxy):
+    while isinstance(database, Proxy):
         if database.obj is None:
             raise ValueError(f"the proxy given as database {name!r} has no database yet: call its initialize() first")
         database = database.obj

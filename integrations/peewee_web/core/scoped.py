@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from peewee import DatabaseProxy, Model
 
@@ -11,6 +11,9 @@ from .adopt import ScopedSavepoint
 from .errors import ScopeError
 from .registry import DEFAULT, Databases
 from .scope import current_scope
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class NotConfigured(ScopeError, AttributeError):
@@ -29,6 +32,12 @@ class ScopedDatabase(DatabaseProxy):
     def __init__(self, name: str = DEFAULT, fallback: Callable[[], Databases | None] | None = None) -> None:
         for slot, value in (("name", name), ("_fallback", fallback), ("_callbacks", [])):
             object.__setattr__(self, slot, value)
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Self:  # as Peewee's Database: what is copied along with a model shares it
+        return self
 
     def __repr__(self) -> str:
         return f"<ScopedDatabase {self.name!r}>"
