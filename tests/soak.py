@@ -30,7 +30,9 @@ COMPLETE = [
     *["session-start", "unexited-atomic", "begin", "raw-begin", "raise-in-atomic", "raise-with-open-transaction"],
     *["close-then-query", "connect-then-query", "with-database", "connection-context", "worker-thread", "bad-request"],
 ]
-COMPLETE_ASYNC = ["async-one", "async-interleave", "async-transaction", "async-to-thread", "async-stream", "async-raise"]
+COMPLETE_ASYNC = [
+    *["async-one", "async-interleave", "async-transaction", "async-to-thread", "async-stream", "async-raise"],
+]
 ABORTED = ["endless", "stream&n=300", "hold&seconds=0.02", "one", "stream-fails", "session-start"]
 ABORTED_ASYNC = ["async-endless", "async-interleave", "async-stream&n=300"]
 
@@ -49,14 +51,16 @@ def soak(app: str, requests: int, seed: int, server: PostgresServer, directory: 
     outcomes: Counter[str] = Counter()
     mixed_up: list[str] = []
     dice = random.Random(seed)
-    plan = [("aborted", dice.choice(aborted)) if dice.random() < 1 / 3 else ("", dice.choice(complete)) for _ in range(requests)]
+    plan = [(hangs_up, dice.choice(aborted if hangs_up else complete)) for hangs_up in _thirds(dice, requests)]
 
-    def run(step: tuple[str, str]) -> None:
+    def run(step: tuple[bool, str]) -> None:
         token = new_token()
-        case, _, more = step[1].partition("&")
+        hangs_up, case = step
+        case, _, more = case.partition("&")
         path = f"/case/{case}?token={token}&{more}"
-        if step[0]:
-            text = site.abort(path, after=random.choice((0, 1, 500, 20_000)), reset=random.random() < 0.5).decode("latin-1")
+        if hangs_up:
+            received = site.abort(path, after=random.choice((0, 1, 500, 20_000)), reset=random.random() < 0.5)
+            text = received.decode("latin-1")
             outcomes["aborted"] += 1
         else:
             try:
@@ -84,7 +88,12 @@ def soak(app: str, requests: int, seed: int, server: PostgresServer, directory: 
         raise AssertionError(f"{app}: answers with another request's data: {mixed_up[:5]}")
     statuses = ", ".join(f"{status}: {count}" for status, count in sorted(outcomes.items()))
     seconds = time.monotonic() - begun
-    return f"{app:<14} {requests:>7} {counts['in_use']:>7} {counts['idle']:>5} {sessions:>9} {seconds:>6.0f} s  {statuses}"
+    figures = f"{requests:>7} {counts['in_use']:>7} {counts['idle']:>5} {sessions:>9} {seconds:>6.0f} s"
+    return f"{app:<14} {figures}  {statuses}"
+
+
+def _thirds(dice: random.Random, count: int) -> list[bool]:
+    return [dice.random() < 1 / 3 for _ in range(count)]
 
 
 def main() -> None:
