@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -171,3 +172,23 @@ def test_an_eager_atomic_scope_begins_its_transaction_off_the_loop(one: PooledSq
             return one.in_transaction()
 
     assert asyncio.run(work())
+
+
+@pytest.mark.parametrize("activated", [False, True], ids=["entered", "activated"])
+def test_a_coroutine_collected_half_way_leaves_the_scope_of_others_current(activated: bool) -> None:
+    """Its task was dropped pending; the garbage collector closes it amid the work of whoever it interrupts."""
+
+    async def dropped() -> None:
+        scope = peewee_web.scope()
+        if activated:
+            with scope.activate():
+                await asyncio.sleep(0)
+        else:
+            async with scope:
+                await asyncio.sleep(0)
+
+    coroutine = dropped()
+    contextvars.copy_context().run(coroutine.send, None)
+    with peewee_web.scope() as mine:
+        coroutine.close()
+        assert current_scope() is mine

@@ -261,7 +261,10 @@ class Activation:
         self._outer = _active.get()
         _active.set(self._scope)
 
-    def __exit__(self, *exc_info: object) -> None:
+    def __exit__(self, exc_type: type[BaseException] | None = None, *exc_info: object) -> None:
+        # A coroutine that was dropped half-way is closed wherever the garbage collector runs, amid the work of another.
+        if exc_type is GeneratorExit and _active.get() is not self._scope:
+            return
         # Not Token.reset: a framework may run the two halves of a hook in different contexts.
         _active.set(self._outer)
 
@@ -415,15 +418,15 @@ class Scope:
         try:
             self.complete(commit=exc_type is None)
         finally:
-            self._finish()
+            self._finish(exc_type)
 
     async def __aenter__(self) -> Self:
         self._begin()
         if not self.lazy:
             try:
                 await self.connect_async()
-            except BaseException:
-                self._finish()
+            except BaseException as error:
+                self._finish(type(error))
                 raise
         return self
 
@@ -438,9 +441,9 @@ class Scope:
         self._activation = self.activate()
         self._activation.__enter__()
 
-    def _finish(self) -> None:
+    def _finish(self, exc_type: type[BaseException] | None = None) -> None:
         assert self._activation is not None
-        self._activation.__exit__()
+        self._activation.__exit__(exc_type)
         self.end()
 
     # As a decorator.
