@@ -19,8 +19,8 @@ T = TypeVar("T")
 class ScopedBody(Generic[T]):
     """An iterable response body that keeps *scope* until it ends (PEP 3333: the server calls ``close()``).
 
-    An exhausted body gives its connection back at once; the scope itself ends with ``close()``, because what a
-    framework runs there (``Response.call_on_close``) may still query.
+    A body that is exhausted or failed gives its connection back at once; the scope itself ends with ``close()``,
+    because what a framework runs there (``Response.call_on_close``) may still query.
     """
 
     def __init__(self, body: Iterable[T], scope: Scope) -> None:
@@ -39,14 +39,17 @@ class ScopedBody(Generic[T]):
                     self._iterator = iter(self._body)
                 return next(self._iterator)
         except StopIteration:
-            if hasattr(self._body, "close"):
-                self._scope.release()
-            else:
-                self._scope.end()
+            self._last_step(force=False)
             raise
         except BaseException:
-            self._scope.end()
+            self._last_step(force=True)
             raise
+
+    def _last_step(self, force: bool) -> None:
+        if hasattr(self._body, "close"):
+            self._scope.release(force)
+        else:
+            self._scope.end()
 
     def close(self) -> None:
         try:
@@ -77,14 +80,17 @@ class ScopedAsyncBody(Generic[T]):
                     self._iterator = self._body.__aiter__()
                 return await self._iterator.__anext__()
         except StopAsyncIteration:
-            if hasattr(self._body, "aclose"):
-                self._scope.release()
-            else:
-                self._scope.end()
+            self._last_step(force=False)
             raise
         except BaseException:
-            self._scope.end()
+            self._last_step(force=True)
             raise
+
+    def _last_step(self, force: bool) -> None:
+        if hasattr(self._body, "aclose"):
+            self._scope.release(force)
+        else:
+            self._scope.end()
 
     async def aclose(self) -> None:
         try:

@@ -60,16 +60,18 @@ def path_of(environ: WSGIEnvironment) -> str:
 
 def _scoped(body: Iterable[bytes], scope: Scope, environ: WSGIEnvironment) -> Iterable[bytes]:
     """A complete body ends the scope before it is sent; a streamed one keeps it."""
-    if isinstance(body, (list, tuple)):
+    if _needs_no_scope(body, environ):
         scope.end()
-        return body
-    file_wrapper = environ.get("wsgi.file_wrapper")
-    if isinstance(file_wrapper, type) and isinstance(body, file_wrapper):
-        scope.end()  # a file; wrapped once more, the server would not know it and could not use sendfile()
         return body
     if environ.get(COMPLETE):
         scope.release(force=True)
     return ScopedBody(body, scope)
+
+
+def _needs_no_scope(body: Iterable[bytes], environ: WSGIEnvironment) -> bool:
+    """Whether *body* is complete, or a file. Wrapped, the server would not know a file and could not use sendfile()."""
+    file_wrapper = environ.get("wsgi.file_wrapper")
+    return isinstance(body, (list, tuple)) or (isinstance(file_wrapper, type) and isinstance(body, file_wrapper))
 
 
 class PeeweeMiddleware(ScopeMiddleware):
@@ -88,16 +90,20 @@ class PeeweeMiddleware(ScopeMiddleware):
 
     def respond(self, scope: Scope, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         response = _Response(scope, self.databases.commit_when, start_response)
+        body: Iterable[bytes] = ()
         try:
             if not scope.lazy:
                 scope.connect()
             body = self.app(environ, response.start)
-            if response.started and isinstance(body, (list, tuple)):
+            if response.started and _needs_no_scope(body, environ):
                 response.settle()
                 return body
             return _Body(body, response)
-        except NoConnection as error:
-            return _unavailable(error, start_response)
+        except BaseException as error:
+            _close(body)
+            if isinstance(error, NoConnection):
+                return _unavailable(error, start_response)
+            raise
 
 
 class _Response:
@@ -109,6 +115,7 @@ class _Response:
         self._scope = scope
         self._commit_when = commit_when
         self._held: tuple[Any, ...] | None = None
+        self._write_to_server: Callable[[bytes], object] | None = None
 
     @property
     def started(self) -> bool:
@@ -124,16 +131,16 @@ class _Response:
 
     def _write(self, data: bytes) -> object:
         """PEP 3333's ``write()``, for apps that send before they return."""
-        write = self.settle()
-        return None if write is None else write(data)
+        self.settle()
+        assert self._write_to_server is not None
+        return self._write_to_server(data)
 
-    def settle(self) -> Callable[[bytes], object] | None:
+    def settle(self) -> None:
         """Commit or roll back by the status, then let the headers go."""
-        if self._held is None:
-            return None
-        self._scope.complete(self._commit_when(int(self._status[:3])))
-        arguments, self._held = self._held, None
-        return self.start_response(*arguments)
+        if self._held is not None:
+            self._scope.complete(self._commit_when(int(self._status[:3])))
+            arguments, self._held = self._held, None
+            self._write_to_server = self.start_response(*arguments)
 
 
 class _Body:
@@ -149,19 +156,26 @@ class _Body:
         response.settle()
 
     def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
         try:
-            yield from self._chunks
+            return next(self._chunks)
         except NoConnection as error:
-            # With exc_info the server raises the error instead if headers are out, else it sends these (PEP 3333).
-            yield from _unavailable(error, self._start_response, sys.exc_info())
+            self._chunks = iter(_unavailable(error, self._start_response))
+            return next(self._chunks)
 
     def close(self) -> None:
-        close = getattr(self._body, "close", None)
-        if close is not None:
-            close()
+        _close(self._body)
 
 
-def _unavailable(error: NoConnection, start_response: StartResponse, exc_info: Any = None) -> list[bytes]:
-    arguments = (f"{STATUS} {REASON}", plain_headers(error))
-    start_response(*arguments, exc_info) if exc_info else start_response(*arguments)
+def _close(body: Iterable[bytes]) -> None:
+    close = getattr(body, "close", None)
+    if close is not None:
+        close()
+
+
+def _unavailable(error: NoConnection, start_response: StartResponse) -> list[bytes]:
+    # With exc_info the server raises the error instead if headers are out, else it sends these (PEP 3333).
+    start_response(f"{STATUS} {REASON}", plain_headers(error), sys.exc_info())
     return [BODY.encode("ascii")]
