@@ -50,7 +50,7 @@ class Configuration:
             self._made: list[Any] = []
             self.databases = described
             return
-        found = {name: _find(f"{where}[{name!r}]", value, where == DJANGOS) for name, value in described.items()}
+        found = {name: _find(where, name, value) for name, value in described.items()}
         self._made = [database for database, made in found.values() if made]
         self.databases = Databases({name: database for name, (database, _) in found.items()}, **options)
 
@@ -137,19 +137,20 @@ def _described(configured: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
     return where, described
 
 
-def _find(where: str, value: Any, is_djangos: bool) -> tuple[Any, bool]:
+def _find(described_in: str, name: Any, value: Any) -> tuple[Any, bool]:
     """The database, and whether it was made here."""
+    where = f"{described_in}[{name!r}]"
     made = False
     with _explained(where):
         if isinstance(value, Mapping):
-            if not is_djangos:  # the backends of others have keys of their own
+            if described_in != DJANGOS:  # the backends of others have keys of their own
                 _check_keys(where, value, (*engines.KEYS, *engines.ORM_KEYS))
             value, made = engines.open_described(value), True
         elif isinstance(value, str) and "://" in value:
             value, made = connect(value), True
         elif isinstance(value, str):
             value = _import(where, value)
-        return Databases(value).default, made
+        return Databases({name: value}).default, made
 
 
 @contextmanager
