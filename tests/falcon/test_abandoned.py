@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import gc
+import inspect
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -285,9 +286,44 @@ def test_an_installed_app_is_still_what_it_was(db: Any, kind: Kind) -> None:
     install(app, db)
     assert isinstance(app, Mine)
     assert type(app).__name__ == "Mine"
-    assert asyncio.iscoroutinefunction(type(app).__call__) is kind.is_async  # servers look at this
+    assert inspect.iscoroutinefunction(type(app).__call__) is kind.is_async  # servers look at this
     other = Mine()
     assert type(other) is Mine
+
+
+def test_an_async_request_dropped_half_way_does_not_end_the_one_it_interrupts(db: Any) -> None:
+    """The garbage collector closes it wherever it runs."""
+
+    async def wait(req: Any, resp: Any) -> None:
+        session(db)
+        await asyncio.sleep(0)
+
+    app = ASGI.app()
+    install(app, db)
+    app.add_route("/", ASGI.resource(wait))
+
+    async def receive() -> Any:
+        return {"type": "http.request"}
+
+    async def send(message: Any) -> None:
+        pass
+
+    async def main() -> None:
+        dropped = app(testing.create_scope(), receive, send)
+        contextvars.copy_context().run(dropped.send, None)
+        assert len(db._in_use) == 1
+        req = testing.create_asgi_req()
+        outer = PeeweeMiddleware(db)._begin(req, atomic=False)
+        assert outer is not None
+        dropped.close()
+        assert current_scope() is outer
+        assert not outer.ended
+        outer.leave()
+        outer.end()
+
+    run(main())
+    assert saved() == []  # a checkout takes back what it had
+    assert db._in_use == {}
 
 
 # ASGI, the middleware alone: the end of the request's task ends its scope.

@@ -53,6 +53,8 @@ def _ending_class(plain: type[Any], is_async: bool) -> Any:
         outer = current_scope()
         try:
             await plain.__call__(self, scope, receive, send)
+        except GeneratorExit:  # the task was dropped half-way: this runs amid the work of whoever is interrupted
+            raise
         except BaseException:
             end_until(outer)
             raise
