@@ -134,7 +134,7 @@ class ScopedConnections(PeeweeDatabase):
     def _describe_exhaustion(self, waited: bool) -> str:
         assert isinstance(self, PlayhousePool)
         if not self._wait_timeout:
-            when = "at once, and this pool does not wait for one (timeout=None)"
+            when = "at once, and with timeout=None the pool waits for none"
         elif waited:
             when = f"in {self._wait_timeout:.1f} s"
         else:
