@@ -50,6 +50,8 @@ class MariaDBServer(ServerProcess):
     def _options(self) -> list[str]:
         settings = {
             "datadir": self.data,
+            # Not the /tmp that servers share: each removes at its start what it takes for its own leftovers.
+            "tmpdir": self.directory,
             "skip-name-resolve": "ON",
             "character-set-server": "utf8mb4",
             # Small and quick; the log's size must be the same at installation and afterwards.
