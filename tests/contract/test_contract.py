@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
 
 import pytest
 
@@ -28,6 +29,8 @@ def is_async(target: Target) -> bool:
 for_async = pytest.mark.only_for(lambda target: is_async(target))
 for_sync = pytest.mark.only_for(lambda target: not is_async(target))
 with_server = pytest.mark.only_for(lambda target: target.database != "sqlite")
+# Under ASGI, Django listens for disconnects since 5.0.
+hears_of_leaving = pytest.mark.only_for(lambda target: target.app != "django-asgi" or version("django") >= "5")
 with_sqlite = pytest.mark.only_for(lambda target: target.database == "sqlite")
 
 
@@ -93,6 +96,7 @@ def test_a_body_may_read_rows_while_it_is_sent(site: Site) -> None:
     assert site.get("iterate", token=token).text == f"{token}\n" * 5
 
 
+@hears_of_leaving
 @pytest.mark.parametrize("reset", [False, True], ids=["fin", "rst"])
 @pytest.mark.parametrize("case", ["endless", "async-endless"])
 def test_a_client_that_goes_away_mid_body_gives_the_connection_back(site: Site, case: str, reset: bool) -> None:

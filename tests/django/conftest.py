@@ -18,6 +18,7 @@ from django.urls import path
 import peewee_web
 
 LIMIT = 4
+hears_of_leaving = pytest.mark.skipif(django.VERSION < (5, 0), reason="Django < 5.0 does not listen for disconnects")
 OURS = "peewee_web.django.PeeweeMiddleware"
 
 settings.configure(

@@ -17,7 +17,7 @@ import peewee_web
 from peewee_web.core.scope import current_scope
 from peewee_web.django import PeeweeMiddleware
 from tests.django import asgi
-from tests.django.conftest import LIMIT, Project, add, exhausted, saved, session
+from tests.django.conftest import LIMIT, Project, add, exhausted, hears_of_leaving, saved, session
 
 
 def run(*exchanges: asgi.Exchange) -> None:
@@ -215,6 +215,7 @@ async def left_when(event: threading.Event) -> None:
     assert exchange.status == 0
 
 
+@hears_of_leaving
 def test_an_async_view_is_cancelled_and_its_transaction_rolled_back(db: Any, project: Project) -> None:
     began = threading.Event()
 
@@ -231,6 +232,7 @@ def test_an_async_view_is_cancelled_and_its_transaction_rolled_back(db: Any, pro
     assert saved() == []
 
 
+@hears_of_leaving
 def test_a_synchronous_view_goes_on_to_its_end(db: Any, project: Project) -> None:
     """As under WSGI and with Django's own ORM: who posts and does not wait gets all of it done."""
     began, go_on = threading.Event(), threading.Event()
@@ -259,6 +261,7 @@ def test_a_synchronous_view_goes_on_to_its_end(db: Any, project: Project) -> Non
     assert db._in_use == {}
 
 
+@hears_of_leaving
 def test_a_request_that_is_cancelled_while_it_waits_for_a_connection_leaves_nothing(db: Any, project: Project) -> None:
     called = []
     project(lambda request: called.append(request), middleware=["tests.django.test_async.announcing"], LAZY=False)

@@ -20,7 +20,7 @@ from django.test import AsyncClient, Client, override_settings
 import peewee_web
 from peewee_web.core.scope import current_scope
 from tests.django import asgi
-from tests.django.conftest import OURS, Note, Project, add, environ, exhausted, saved, session
+from tests.django.conftest import OURS, Note, Project, add, environ, exhausted, hears_of_leaving, saved, session
 
 
 def stream(body: Any) -> Any:
@@ -282,6 +282,7 @@ def test_an_async_body_queries_on_the_connection_of_its_request(db: Any, project
         assert db._in_use == {}
 
 
+@hears_of_leaving
 def test_an_async_body_whose_client_goes_away_ends_inside_its_scope(db: Any, project: Project) -> None:
     ended = []
 
@@ -312,6 +313,7 @@ def test_an_async_body_whose_client_goes_away_ends_inside_its_scope(db: Any, pro
     assert saved() == []
 
 
+@hears_of_leaving
 def test_a_body_that_never_waits_hears_of_its_client_going_away(db: Any, project: Project) -> None:
     async def body(before: int) -> AsyncIterator[str]:
         while True:
