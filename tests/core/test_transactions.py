@@ -310,6 +310,25 @@ def test_opting_in_leaves_a_transaction_of_the_apps_own_to_the_app(database: Poo
     assert saved(database) == ["x"]
 
 
+def test_opting_in_leaves_a_transaction_alone_that_was_begun_in_sql(database: PooledSqliteDatabase) -> None:
+    with Databases(database).scope() as scope:
+        database.execute_sql("BEGIN")
+        save(database)
+        scope.set_atomic(True)
+        database.execute_sql("COMMIT")
+    assert saved(database) == ["x"]
+
+
+def test_an_atomic_scope_whose_app_committed_and_closed_begins_again(database: PooledSqliteDatabase) -> None:
+    with Databases(database).scope(atomic=True) as scope:
+        save(database, "kept")
+        database.session_commit()
+        database.close()
+        save(database, "lost")
+        scope.complete(commit=False)
+    assert saved(database) == ["kept"]
+
+
 @pytest.mark.parametrize(("decorate", "expected"), [(atomic_requests, True), (non_atomic_requests, False)])
 def test_a_view_chooses(database: PooledSqliteDatabase, decorate: Any, expected: bool) -> None:
     @decorate

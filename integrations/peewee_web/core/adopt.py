@@ -302,7 +302,7 @@ class ScopedConnections(PeeweeDatabase):
 
     def begin_request_transaction(self, state: ScopedState) -> None:
         with state:
-            if state.request_transaction is None and not state.transactions:
+            if not _has_open_transaction(state):  # else it is the app's own, or was begun already
                 transaction = self.transaction()
                 transaction.__enter__()
                 state.request_transaction = transaction
