@@ -16,6 +16,7 @@ from playhouse.pwasyncio import AsyncSqliteDatabase
 
 import peewee_web
 from peewee_web.django import Model, databases
+from peewee_web.django.databases import ConfiguredDatabases
 from peewee_web.django.settings import BadSetting
 
 plain = peewee.SqliteDatabase(":memory:")
@@ -211,6 +212,15 @@ def test_overrides_inside_an_override_end_in_turn() -> None:
             with override_settings(DEBUG=True):
                 assert databases.default.database == "never-asked.db"
         assert databases.default is outer
+
+
+def test_an_override_that_was_there_before_is_not_taken_for_the_settings() -> None:
+    imported_inside_it = ConfiguredDatabases()
+    with override_settings(PEEWEE={"DATABASE": plain}):
+        assert imported_inside_it.default is plain
+        imported_inside_it.on_setting_changed(setting="PEEWEE", enter=False)
+    with override_settings(PEEWEE={"DATABASE": "sqlite:///x.db"}):
+        assert imported_inside_it.default is not plain
 
 
 def test_fields_are_told_which_kind_of_database_they_meet() -> None:

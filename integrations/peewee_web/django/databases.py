@@ -61,13 +61,15 @@ class ConfiguredDatabases(Mapping[str, Any]):
         with self._lock:
             if enter:
                 self._configurations.append(None)
-            elif len(self._configurations) > 1:
-                left = self._configurations.pop()
-                if left is not None:
-                    left.close()
-                    before = self._configurations[-1]
-                    if before is not None:
-                        self._tell_models(before.databases)
+                return
+            left = self._configurations.pop()
+            if not self._configurations:  # this module was imported inside the override
+                self._configurations.append(None)
+            if left is not None:
+                left.close()
+                before = self._configurations[-1]
+                if before is not None:
+                    self._tell_models(before.databases)
 
     def __getitem__(self, name: str) -> Any:
         return self.current[name]
