@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -69,8 +70,22 @@ def unreachable() -> Iterator[Any]:
     assert database._in_use == {}
 
 
-def run(coroutine: Coroutine[Any, Any, Any]) -> Any:
-    return asyncio.run(asyncio.wait_for(coroutine, 10))
+def run(coroutine: Coroutine[Any, Any, Any]) -> None:
+    """Falcon's test client keeps an event loop in this thread, so this one has a thread of its own."""
+    failures: list[BaseException] = []
+
+    def call() -> None:
+        try:
+            asyncio.run(coroutine)
+        except BaseException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=call, daemon=True)  # whose end nobody waits for if it has none
+    thread.start()
+    thread.join(10)
+    assert not thread.is_alive(), "the event loop is still running"
+    for failure in failures:
+        raise failure
 
 
 Respond = Callable[[Any, Any], Any]

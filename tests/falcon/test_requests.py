@@ -16,7 +16,7 @@ from falcon import testing
 import peewee_web
 from peewee_web.core.scope import current_scope
 from peewee_web.falcon import PeeweeMiddleware, install
-from tests.falcon.conftest import LIMIT, Kind, Note, saved, session
+from tests.falcon.conftest import LIMIT, Kind, Note, run, saved, session
 
 
 def test_a_request_without_a_query_takes_no_connection(kind: Kind, db: Any) -> None:
@@ -282,7 +282,7 @@ def test_interleaved_async_requests_have_their_own_connections(db: Any) -> None:
         assert len({answer.text for answer in answers}) == 2
         assert [answer.status_code for answer in answers] == [200, 200]
 
-    asyncio.run(main())
+    run(main())
 
 
 def test_work_in_a_thread_of_an_async_request_uses_its_connection(db: Any) -> None:
@@ -315,7 +315,7 @@ def test_code_that_outlives_its_request_is_told_so(db: Any) -> None:
             await conductor.simulate_get("/")
             await asyncio.gather(*tasks)
 
-    asyncio.run(main())
+    run(main())
     assert isinstance(outcome[0], peewee_web.ScopeClosed)
 
 
@@ -350,7 +350,7 @@ def test_a_scheduled_callback_is_told_to_open_a_scope_of_its_own(db: Any, is_syn
             await conductor.simulate_get("/")
             assert await asyncio.to_thread(done.wait, 5)
 
-    asyncio.run(main())
+    run(main())
     assert isinstance(outcome[0], peewee_web.ScopeClosed)
     assert "opens its own" in str(outcome[0])
     assert saved() == ["request", "yes"]
