@@ -18,7 +18,8 @@ from playhouse.sqliteq import SqliteQueueDatabase
 
 import peewee_web
 from peewee_web import Databases, DatabaseUnavailable, ScopeClosed
-from peewee_web.core.adopt import ScopedConnections, adopt
+from peewee_web.core.adopt import adopt
+from peewee_web.core.connections import ScopedConnections
 from tests.core.working import PATIENCE, Working, in_thread, in_use, query, save, saved
 from tests.servers.mariadb import MariaDBServer
 from tests.servers.ports import free_port

@@ -14,7 +14,7 @@ from peewee import Database, ImproperlyConfigured, SqliteDatabase
 from playhouse import db_url, pool
 
 from . import sqlite
-from .adopt import ScopedConnections
+from .connections import ScopedConnections
 
 # Seconds that a checkout may wait for a connection, and the age in seconds at which one is replaced.
 TIMEOUT = 10.0

@@ -9,7 +9,8 @@ from typing import Any
 
 from peewee import Database, Proxy
 
-from .adopt import ScopedConnections, adopt
+from .adopt import adopt
+from .connections import ScopedConnections
 from .databases import connect
 from .scope import Scope
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from peewee import DatabaseProxy, Model
 
-from .adopt import ScopedSavepoint
 from .errors import ScopeError
 from .registry import DEFAULT, Databases
 from .scope import current_scope
+from .transactions import ScopedSavepoint
 
 if TYPE_CHECKING:
     from typing_extensions import Self

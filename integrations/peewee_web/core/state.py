@@ -1,0 +1,179 @@
+"""The state of one connection: in a scope, or of a thread outside any.
+
+Knows who may use the connection now and when it is to be given back. Opening it and giving it back is the business of
+the adopted database (``connections.py``).
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+# Stands in `ConnectionState.ctx` for a connection that the scope opened, not a `with db:` block: Peewee closes the
+# connection when the last block leaves `ctx`, and the scope never leaves it.
+OPENED_BY_SCOPE = object()
+
+
+class ConnectionState:
+    """What Peewee keeps of one connection: the attributes and methods of its own ``_ConnectionState``.
+
+    Entered as a context manager for each statement; this one, for a single thread, has nothing to do then.
+    """
+
+    scoped = False
+    ended = False
+
+    __slots__ = ("closed", "commit_callbacks", "conn", "ctx", "transaction_place", "transactions")
+
+    def __init__(self) -> None:
+        self.set_connection(None)
+
+    def reset(self) -> None:
+        self.set_connection(None)
+
+    def set_connection(self, conn: Any) -> None:
+        self.conn = conn
+        self.closed = conn is None
+        self.ctx: list[Any] = []
+        self.transactions: list[Any] = []
+        self.commit_callbacks: list[Callable[[], Any]] = []
+        self.transaction_place: str | None = None
+
+    def take_over(self, other: Any) -> None:
+        """Go on with the connection that *other*, Peewee's own state, has open, and what is under way on it."""
+        if not other.closed:
+            self.set_connection(other.conn)
+            self.ctx, self.transactions, self.commit_callbacks = other.ctx, other.transactions, other.commit_callbacks
+            other.reset()
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *exc_info: object) -> None:
+        pass
+
+
+class Orphan(NamedTuple):
+    """A connection whose thread died, or whose scope went without an end. The next checkout takes it back."""
+
+    conn: Any
+    transaction_place: str | None
+    by_mistake: bool
+
+
+class ThreadState(ConnectionState):
+    """The connection of a thread outside any scope. When the thread dies, it is left in *orphans* for the pool."""
+
+    __slots__ = ("_orphans",)
+
+    def __init__(self, orphans: deque[Orphan]) -> None:
+        super().__init__()
+        self._orphans = orphans
+
+    def __del__(self) -> None:  # a finalizer takes no lock: it may run while this thread holds it
+        if self.conn is not None:
+            self._orphans.append(Orphan(self.conn, self.transaction_place, by_mistake=False))
+
+
+class ThreadStates(threading.local):
+    """One ``ThreadState`` for each thread that asks. It goes on with what Peewee's own state had open there."""
+
+    def __init__(self, orphans: deque[Orphan], before: Any) -> None:
+        self.state = ThreadState(orphans)
+        self.state.take_over(before)
+
+    def find(self) -> ConnectionState:
+        return self.state
+
+
+class ScopedState(ConnectionState):
+    """The connection of one database in one scope, shared by the threads and tasks of that scope.
+
+    Entering it takes the turn to use the connection: statements of one scope are serialised. When the scope ends
+    while another thread has the turn, the connection is given back when that turn is over, and not before.
+    """
+
+    scoped = True
+
+    __slots__ = ("_depth", "_turn", "database", "ended", "ending", "request_transaction")
+
+    def __init__(self, database: ScopeAware) -> None:
+        super().__init__()
+        self.database = database
+        self.ended = self.ending = False
+        self.request_transaction: Any = None
+        self._turn = threading.RLock()
+        self._depth = 0
+
+    def __enter__(self) -> None:
+        self._turn.acquire()
+        self._depth += 1
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._depth -= 1
+        self._turn.release()
+        self._end_if_asked()
+
+    def end(self) -> None:
+        """Give the connection back, now or when the turn under way is over. Does not block and does not raise."""
+        self._end(self._give_back)
+
+    def abandon(self, by_mistake: bool) -> None:
+        """The same for a finalizer, which takes no lock: leave the connection for the next checkout to take back."""
+        self._end(functools.partial(self._leave_orphan, by_mistake))
+
+    def _end(self, let_go: Callable[[], None]) -> None:
+        self.ending = True  # before the attempt: whoever has the turn looks at it after giving the turn up
+        if self._turn.acquire(blocking=False):
+            try:
+                if self._depth == 0:
+                    self.ended = True
+                    let_go()
+            finally:
+                self._turn.release()
+
+    def release(self, force: bool) -> None:
+        """Give the connection back; the next query takes another. Unless forced, only if nothing is under way on it."""
+        if self._turn.acquire(blocking=False):
+            try:
+                if self._depth == 0 and (force or self.is_quiet()):
+                    self._give_back()
+            finally:
+                self._turn.release()
+            self._end_if_asked()
+
+    def _end_if_asked(self) -> None:
+        """Called after each turn: an ``end()`` that came meanwhile could not have it."""
+        if self.ending and not self.ended:
+            self.end()
+
+    def is_quiet(self) -> bool:
+        """No transaction is open, no result half read, and no ``with db:`` block under way."""
+        blocks = any(block is not OPENED_BY_SCOPE for block in self.ctx)
+        return not (self.closed or blocks or self.database.is_busy(self))
+
+    def _give_back(self) -> None:
+        if self.conn is not None:
+            self.database.give_back(self)
+
+    def _leave_orphan(self, by_mistake: bool) -> None:
+        if self.conn is not None:
+            self.database.orphans.append(Orphan(self.conn, self.transaction_place, by_mistake))
+            self.reset()
+
+
+class ScopeAware(Protocol):
+    """What a scope asks of a database: implemented by ``connections.ScopedConnections``."""
+
+    @property
+    def orphans(self) -> deque[Orphan]: ...
+
+    def ensure_open(self) -> None: ...
+    async def ensure_open_async(self) -> None: ...
+    def is_busy(self, state: ConnectionState) -> bool: ...
+    def give_back(self, state: ConnectionState) -> None: ...
+    def begin_request_transaction(self, state: ScopedState) -> None: ...
+    def finish_request_transaction(self, state: ScopedState, commit: bool) -> None: ...
