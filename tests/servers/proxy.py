@@ -1,43 +1,60 @@
 """A TCP proxy on a loopback port that can be told to misbehave while connections run through it.
 
-Two threads pump each link, one for each direction. What it knows of the protocol inside: nothing.
+Knows bytes and connections, no protocol. One thread does all the I/O and runs every command, so a command
+has taken effect when it returns and a test needs no sleep after it. (A thread for each direction could not
+reset a link: a socket that another thread reads from is not released, and sends no RST, when it is closed.)
 """
 
 from __future__ import annotations
 
 import contextlib
+import selectors
 import socket
-import struct
 import threading
 import time
-from typing import Any
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import TypeVar
 
+from tests.servers.link import Link
 from tests.servers.ports import free_port
 
-_CHUNK = 65536
-_RESET = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 s: close() sends RST
+_BACKLOG = 256
+_PATIENCE = 10.0  # seconds that a command may take, before we say that the proxy's thread is stuck
+_Result = TypeVar("_Result")
 
 
 class TcpProxy:
-    """Forwards 127.0.0.1:`port` to *host*:*port_of_server* until told otherwise. A context manager; thread-safe."""
+    """Forwards 127.0.0.1:`port` to *host*:*port_of_server* until told otherwise. A context manager; thread-safe.
+
+    What happens to new connections is one of `forward` (at the start), `refuse` and `black_hole`; what
+    happens on the links that exist is up to `delay`, `freeze`, `cut` and `reset`. The two are independent:
+    a pulled cable is `freeze` and `black_hole`. Once closed it knows only its counts; the rest raises
+    `RuntimeError`.
+    """
 
     def __init__(self, host: str, port_of_server: int) -> None:
         self.target = (host, port_of_server)
         self.port = free_port()
-        self.bytes_forwarded = 0
-        self._delay = 0.0
         self._mode = "forward"
-        self._flowing = threading.Event()
-        self._flowing.set()
+        self._delay = 0.0
+        self._links: set[Link] = set()
+        self._bytes_of_closed_links = 0
+        self._selector = selectors.DefaultSelector()
+        self._wakened, self._waker = socket.socketpair()
+        self._wakened.setblocking(False)
+        self._selector.register(self._wakened, selectors.EVENT_READ)
+        self._commands: deque[Callable[[], None]] = deque()
         self._lock = threading.Lock()
-        self._links: set[_Link] = set()
-        self._threads: list[threading.Thread] = []
         self._closed = False
         self._listener: socket.socket | None = None
         self._listen()
+        self._thread = threading.Thread(target=self._serve, name=f"TcpProxy:{self.port}", daemon=True)
+        self._thread.start()
 
     def __repr__(self) -> str:
-        return f"<TcpProxy 127.0.0.1:{self.port} {self._mode}, {self.links} links>"
+        return f"<TcpProxy 127.0.0.1:{self.port} {self._mode}, {len(self._links)} links>"
 
     def __enter__(self) -> TcpProxy:
         return self
@@ -47,158 +64,159 @@ class TcpProxy:
 
     @property
     def links(self) -> int:
-        """How many connections are open through the proxy."""
-        with self._lock:
-            return len(self._links)
+        """How many connections are open through the proxy, those in a black hole and the frozen ones included."""
+        return self._command(lambda: len(self._links), even_closed=True)
+
+    @property
+    def bytes_forwarded(self) -> int:
+        """How many bytes were delivered so far, both directions together."""
+        return self._command(
+            lambda: self._bytes_of_closed_links + sum(link.bytes_forwarded for link in self._links),
+            even_closed=True,
+        )
 
     def forward(self) -> None:
-        """Carry bytes for new connections, from now on."""
-        self._mode = "forward"
-        if self._listener is None:
-            self._listen()
+        """Carry bytes for new connections, from now on. What a black hole has swallowed it keeps."""
+        self._command(lambda: self._set_mode("forward"))
 
     def refuse(self) -> None:
-        """New connections are refused; those that are open stay."""
-        self._mode = "refuse"
-        listener, self._listener = self._listener, None
-        if listener is not None:
-            with contextlib.suppress(OSError):
-                listener.shutdown(socket.SHUT_RDWR)  # wakes accept()
-            listener.close()
+        """New connections are refused (ECONNREFUSED); those that are open stay."""
+        self._command(lambda: self._set_mode("refuse"))
 
     def black_hole(self) -> None:
-        """New connections are accepted and never answered."""
-        self.forward()
-        self._mode = "black_hole"
+        """New connections are accepted and never answered; those that are open stay."""
+        self._command(lambda: self._set_mode("black_hole"))
 
     def delay(self, seconds: float) -> None:
-        """Each piece of data waits *seconds* in each direction; 0 ends it."""
-        self._delay = seconds
+        """What arrives from now on is delivered *seconds* later, in each direction; 0 ends it.
+
+        Latency, not throughput: pieces wait side by side.
+        """
+        self._command(lambda: setattr(self, "_delay", seconds))
 
     def freeze(self) -> None:
-        """Open links stop carrying bytes; their sockets stay open."""
-        self._flowing.clear()
+        """The links that are open now stop carrying bytes, and ends; their sockets stay open."""
+        self._command(lambda: self._set_frozen(True))
 
     def thaw(self) -> None:
-        self._flowing.set()
+        """Frozen links go on, beginning with what was sent meanwhile."""
+        self._command(lambda: self._set_frozen(False))
 
     def cut(self) -> None:
-        """Close every link in the orderly way (FIN)."""
-        for link in self._snapshot():
-            link.close()
+        """Close every link in the orderly way (FIN), on both sides."""
+        self._command(lambda: self._end_all(Link.cut))
 
     def reset(self) -> None:
-        """Break every link (RST)."""
-        for link in self._snapshot():
-            link.close(reset=True)
+        """Break every link (RST), on both sides."""
+        self._command(lambda: self._end_all(Link.reset))
 
     def close(self) -> None:
-        """Close every link and the port, and wait for the threads."""
-        self._closed = True
-        self.refuse()
-        self.thaw()
-        self.cut()
-        for thread in list(self._threads):
-            thread.join(10)
-
-    def _snapshot(self) -> list[_Link]:
+        """Cut every link, close the port and wait for the thread. A second call does nothing."""
         with self._lock:
-            return list(self._links)
+            first, self._closed = not self._closed, True
+        if first:
+            self._waker.send(b"!")
+        self._thread.join()
+        if first:
+            self._wakened.close()
+            self._waker.close()
+
+    def _command(self, command: Callable[[], _Result], even_closed: bool = False) -> _Result:
+        """Have the thread run `command`; its result."""
+        future: Future[_Result] = Future()
+
+        def run() -> None:
+            try:
+                future.set_result(command())
+            except Exception as error:
+                future.set_exception(error)
+
+        with self._lock:
+            if not self._closed:
+                self._commands.append(run)
+                self._waker.send(b"!")
+            elif not even_closed:
+                raise RuntimeError(f"{self!r} is closed")
+        if self._closed and even_closed:
+            self._thread.join()
+            return command()
+        return future.result(_PATIENCE)
+
+    # All that follows runs on the proxy's thread.
+
+    def _serve(self) -> None:
+        try:
+            while not self._closed:
+                self._selector.select(self._time_to_next_delivery())
+                self._run_commands()
+                self._accept()
+                for link in list(self._links):
+                    link.advance(self._delay)
+                    link.watch()
+                    self._forget_if_closed(link)
+        finally:
+            self._run_commands()
+            self._stop_listening()
+            self._end_all(Link.cut)
+            self._selector.close()
+
+    def _time_to_next_delivery(self) -> float | None:
+        due = [moment for link in self._links if (moment := link.next_delivery()) is not None]
+        return max(0.0, min(due) - time.monotonic()) if due else None
+
+    def _run_commands(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            self._wakened.recv(4096)
+        while self._commands:
+            self._accept()  # a connection made before a command was given is one that it is about
+            self._commands.popleft()()
+
+    def _accept(self) -> None:
+        while self._listener is not None:
+            try:
+                client, _ = self._listener.accept()
+            except BlockingIOError:
+                return
+            except ConnectionError:  # it left while it waited
+                continue
+            self._links.add(Link(self._selector, client, None if self._mode == "black_hole" else self.target))
+
+    def _set_mode(self, mode: str) -> None:
+        self._mode = mode
+        if mode == "refuse":
+            self._stop_listening()
+        elif self._listener is None:
+            self._listen()
 
     def _listen(self) -> None:
         listener = socket.socket()
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(("127.0.0.1", self.port))
-        listener.listen(128)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(("127.0.0.1", self.port))
+            listener.listen(_BACKLOG)
+            listener.setblocking(False)
+            self._selector.register(listener, selectors.EVENT_READ)
+        except BaseException:
+            listener.close()
+            raise
         self._listener = listener
-        self._start(self._accept, listener)
 
-    def _start(self, target: Any, *arguments: Any) -> None:
-        thread = threading.Thread(target=target, args=arguments, name=f"{self!r}", daemon=True)
-        self._threads = [known for known in self._threads if known.is_alive()]
-        self._threads.append(thread)
-        thread.start()
+    def _stop_listening(self) -> None:
+        if self._listener is not None:
+            self._selector.unregister(self._listener)
+            self._listener.close()
+            self._listener = None
 
-    def _accept(self, listener: socket.socket) -> None:
-        while True:
-            try:
-                client, _ = listener.accept()
-            except OSError:  # refuse() or close()
-                return
-            self._start(self._serve, client)
+    def _set_frozen(self, frozen: bool) -> None:
+        for link in self._links:
+            link.frozen = frozen
 
-    def _serve(self, client: socket.socket) -> None:
-        if self._mode == "black_hole":
-            link = _Link(client, None)
-            self._add(link)
-            while not link.closed and self._receive(client):
-                pass
-            self._drop(link)
-            return
-        try:
-            server = socket.create_connection(self.target, timeout=10)
-        except OSError:
-            client.close()
-            return
-        server.settimeout(None)
-        for end in (client, server):
-            end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        link = _Link(client, server)
-        self._add(link)
-        self._start(self._pump, link, server, client)
-        self._pump(link, client, server)
+    def _end_all(self, end: Callable[[Link], None]) -> None:
+        for link in list(self._links):
+            end(link)
+            self._forget_if_closed(link)
 
-    def _pump(self, link: _Link, source: socket.socket, sink: socket.socket) -> None:
-        while True:
-            data = self._receive(source)
-            if not data:
-                break
-            if self._delay:
-                time.sleep(self._delay)
-            self._flowing.wait()
-            try:
-                sink.sendall(data)
-            except OSError:
-                break
-            self.bytes_forwarded += len(data)
-        self._drop(link)
-
-    def _receive(self, source: socket.socket) -> bytes:
-        try:
-            return source.recv(_CHUNK)
-        except OSError:
-            return b""
-
-    def _add(self, link: _Link) -> None:
-        with self._lock:
-            self._links.add(link)
-        if self._closed:
-            link.close()
-
-    def _drop(self, link: _Link) -> None:
-        link.close()
-        with self._lock:
+    def _forget_if_closed(self, link: Link) -> None:
+        if not link.open:
             self._links.discard(link)
-
-
-class _Link:
-    """A client's socket and the one to the server; closing either way wakes whoever reads from it."""
-
-    def __init__(self, client: socket.socket, server: socket.socket | None) -> None:
-        self._ends = [end for end in (client, server) if end is not None]
-        self._lock = threading.Lock()
-        self.closed = False
-
-    def close(self, reset: bool = False) -> None:
-        with self._lock:
-            if self.closed:
-                return
-            self.closed = True
-        for end in self._ends:
-            if reset:
-                with contextlib.suppress(OSError):
-                    end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-            else:
-                with contextlib.suppress(OSError):
-                    end.shutdown(socket.SHUT_RDWR)
-            end.close()
+            self._bytes_of_closed_links += link.bytes_forwarded
