@@ -321,7 +321,7 @@ class ServerProcess(abc.ABC):
         )
         if done.returncode:
             raise ServerDidNotStart(f"{command[0]} failed with status {done.returncode}:\n{done.stdout[-4000:]}")
-        return done.stdout
+        return str(done.stdout)
 
     def _choose_identity(self) -> dict[str, Any]:
         if os.geteuid() != 0:

@@ -131,7 +131,7 @@ class PostgresServer(ServerProcess):
         self, sql: str, params: Sequence[object] | None = None, database: str | None = None
     ) -> list[tuple[Any, ...]]:
         with contextlib.closing(self._connect(database or self.default_database)) as connection:
-            cursor = connection.execute(sql, params)  # type: ignore[call-overload]
+            cursor = connection.execute(sql, params)
             return cursor.fetchall() if cursor.description else []
 
     def create_database(self, name: str) -> None:
@@ -168,4 +168,4 @@ class PostgresServer(ServerProcess):
 
 
 def _with_name(template: str, name: str) -> str:
-    return quoting.SQL(template).format(quoting.Identifier(name)).as_string(None)  # type: ignore[arg-type]
+    return quoting.SQL(template).format(quoting.Identifier(name)).as_string(None)
