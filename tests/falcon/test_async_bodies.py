@@ -186,6 +186,32 @@ def test_a_server_that_refuses_to_send_ends_the_body(db: Any) -> None:
     assert len(closed) == 1
 
 
+def test_a_body_is_closed_as_falcon_has_it(db: Any) -> None:
+    """By a coroutine method `close`, which generators do not have."""
+    closed: list[Any] = []
+
+    class Body:
+        left = 3
+
+        def __aiter__(self) -> Body:
+            return self
+
+        async def __anext__(self) -> bytes:
+            self.left -= 1
+            if self.left < 0:
+                raise StopAsyncIteration
+            return str(Note.select().count()).encode()
+
+        async def close(self) -> None:
+            closed.append(Note.select().count())
+
+    client = testing.TestClient(app_of(lambda req, resp: setattr(resp, "stream", Body()), db))
+    for _ in range(LIMIT + 1):
+        assert client.simulate_get("/").text == "000"
+        assert db._in_use == {}
+    assert closed == [0] * (LIMIT + 1)
+
+
 def test_what_can_not_be_streamed_is_refused_by_falcon_as_ever(db: Any) -> None:
     def respond(req: Any, resp: Any) -> None:
         Note.select().count()

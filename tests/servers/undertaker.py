@@ -12,12 +12,14 @@ import sys
 from pathlib import Path
 
 from tests.servers.processes import kill_inhabitants
+from tests.servers.shared_memory import remove_segment_of
 
 
 def main() -> None:
     directory = Path(sys.argv[1])
     sys.stdin.buffer.read()
     kill_inhabitants(directory)
+    remove_segment_of(directory / "data")
     shutil.rmtree(directory, ignore_errors=True)
 
 

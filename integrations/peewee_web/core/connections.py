@@ -132,18 +132,18 @@ class ScopedConnections(PeeweeDatabase):
 
     def ensure_open(self) -> None:
         """Within a scope connecting is the scope's business, also with ``autoconnect=False``; outside, do nothing."""
-        self._ensure_open(waiting=not on_event_loop())
-
-    def _ensure_open(self, *, waiting: bool) -> None:
         state: ConnectionState = self._state.find()
         if state.closed and state.scoped:
-            with state:
-                if state.ended:
-                    raise ScopeClosed
-                if state.closed:
-                    self._establish(state, waiting=waiting)
-                    if OPENED_BY_SCOPE not in state.ctx:
-                        state.ctx.append(OPENED_BY_SCOPE)
+            self._open_for_scope(state, waiting=not on_event_loop())
+
+    def _open_for_scope(self, state: ConnectionState, *, waiting: bool) -> None:
+        with state:
+            if state.ended:
+                raise ScopeClosed
+            if state.closed:
+                self._establish(state, waiting=waiting)
+                if OPENED_BY_SCOPE not in state.ctx:
+                    state.ctx.append(OPENED_BY_SCOPE)
 
     def _execute_cursor(self, sql: str, params: Any, **options: Any) -> Any:
         with self._state.find():
@@ -203,7 +203,7 @@ class ScopedConnections(PeeweeDatabase):
 
         The dial runs in a worker thread; while every connection is in use nothing is occupied by waiting.
         """
-        connect_now = functools.partial(self._ensure_open, waiting=False)
+        connect_now = functools.partial(self._open_for_scope, self._state.find(), waiting=False)
         timeout = (self._wait_timeout or 0.0) if isinstance(self, PlayhousePool) else 0.0
         deadline = time.monotonic() + timeout
         pause, longest = _ASYNC_PAUSES

@@ -5,6 +5,7 @@ Drivers are told apart by the module that their classes come from, so none has t
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 # libpq's PGTransactionStatusType (PQtransactionStatus): 1 ACTIVE, 2 INTRANS, 3 INERROR.
@@ -41,7 +42,12 @@ def driver_of(thing: object) -> str:
 
     An app may have put a class of its own over the driver's (psycopg2's ``connection_factory``).
     """
-    modules = (cls.__module__.partition(".")[0] for cls in type(thing).__mro__)
+    return _driver_of_class(type(thing))  # type: ignore[arg-type]  # mypy looks for __hash__ on the wrong class
+
+
+@functools.lru_cache(maxsize=256)
+def _driver_of_class(cls: type) -> str:
+    modules = (base.__module__.partition(".")[0] for base in cls.__mro__)
     return next((name for name in modules if name in _DRIVERS), "")
 
 

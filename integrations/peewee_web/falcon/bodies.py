@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterable
+from collections.abc import AsyncIterable, AsyncIterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -130,25 +130,19 @@ def _is_received(request: falcon.asgi.Request) -> bool:
     return stream.eof or (length is not None and stream.tell() >= length)
 
 
-class AsyncFile:
-    """A file-like body under ASGI, where ``read`` and ``close`` are coroutine functions."""
+class AsyncBody:
+    """What Falcon closes with ``close()``, when it has sent it, when it failed, and when the request is cancelled."""
 
-    def __init__(self, file: Any, scope: RequestScope, client: Client) -> None:
-        self._file = file
+    def __init__(self, body: Any, scope: RequestScope, client: Client) -> None:
+        self._body = body
         self._scope = scope
         self._client = client
-        scope.release()
-
-    async def read(self, size: int = -1) -> Any:
-        if await self._client.has_left():
-            return b""
-        with self._scope.activate():
-            return await self._file.read(size)
 
     async def close(self) -> None:
         self._client.forget()
         try:
-            close = getattr(self._file, "close", None)
+            # Falcon knows the first name, and so leaves generators to the garbage collector (4.4).
+            close = getattr(self._body, "close", None) or getattr(self._body, "aclose", None)
             if close is not None:
                 with self._scope.activate():
                     await close()
@@ -156,27 +150,35 @@ class AsyncFile:
             self._scope.end()
 
 
-class AsyncStream(ScopedAsyncBody[bytes]):
-    """An asynchronous body, which ends when its client has left. Falcon closes it with ``close()``."""
+class AsyncFile(AsyncBody):
+    """A file-like body under ASGI, which gives its connection back before it is sent as well."""
 
-    def __init__(self, body: AsyncIterable[bytes], scope: RequestScope, client: Client) -> None:
-        super().__init__(body, scope)
-        self._client = client
+    def __init__(self, file: Any, scope: RequestScope, client: Client) -> None:
+        super().__init__(file, scope, client)
+        scope.release()
+
+    async def read(self, size: int = -1) -> Any:
+        if await self._client.has_left():
+            return b""
+        with self._scope.activate():
+            return await self._body.read(size)
+
+
+class AsyncStream(AsyncBody):
+    """An asynchronous iterable, which ends when its client has left."""
+
+    _iterator: AsyncIterator[bytes] | None = None
+
+    def __aiter__(self) -> AsyncStream:
+        return self
 
     async def __anext__(self) -> bytes:
         if await self._client.has_left():
             raise StopAsyncIteration
-        return await super().__anext__()
-
-    async def close(self) -> None:
-        self._client.forget()
-        try:
-            close = getattr(self._body, "close", None)  # Falcon knows this name only, generators know `aclose`
-            if close is not None:
-                with self._scope.activate():
-                    await close()
-        finally:
-            await self.aclose()
+        with self._scope.activate():
+            if self._iterator is None:
+                self._iterator = self._body.__aiter__()
+            return await self._iterator.__anext__()
 
 
 class EventStream(ScopedAsyncBody[Any]):
@@ -190,11 +192,7 @@ class EventStream(ScopedAsyncBody[Any]):
         scope.end_with_task(self._close_soon)
 
     async def __anext__(self) -> Any:
-        try:
-            event = await super().__anext__()
-        except StopAsyncIteration:
-            await self._close()
-            raise
+        event = await super().__anext__()
         self._scope.release()
         return event
 
