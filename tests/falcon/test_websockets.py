@@ -61,6 +61,30 @@ def test_a_websocket_keeps_no_connection_while_it_waits_for_its_client(db: Any, 
     assert len(set(scopes)) == 1
 
 
+@pytest.mark.parametrize("queue", [4, 0], ids=["buffered", "unbuffered"])
+def test_a_websocket_that_only_receives_keeps_no_connection_either(db: Any, queue: int) -> None:
+    waits = asyncio.Event()
+
+    async def serve(ws: Any) -> None:
+        await ws.accept()
+        while True:
+            text = await ws.receive_text()
+            Note.create(text=text)
+            asyncio.get_running_loop().call_soon(waits.set)
+
+    async def conversation(ws: Any) -> None:
+        for _ in range(2):
+            waits.clear()
+            await ws.send_text("note")
+            await waits.wait()
+            assert db._in_use == {}
+
+    app = app_of(serve, db)
+    app.ws_options.max_receive_queue = queue
+    talk(app, conversation)
+    assert saved() == ["note", "note"]
+
+
 def test_a_websocket_that_only_sends_keeps_no_connection_either(db: Any) -> None:
     async def serve(ws: Any) -> None:
         await ws.accept()
