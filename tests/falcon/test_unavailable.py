@@ -72,7 +72,6 @@ def test_the_apps_own_handler_of_no_connection_goes_before_ours(kind: Kind, unre
         client = client_of(kind, unreachable, lazy=lazy)
 
         def handle(req: Any, resp: Any, error: NoConnection, params: Any) -> None:
-            assert "no connection to the database" in str(error.__cause__ if error.__cause__ else error) or True
             resp.status, resp.text = 503, f"mine {error.retry_after}"
 
         client.app.add_error_handler(NoConnection, kind.handler(handle))
