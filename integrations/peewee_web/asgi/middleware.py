@@ -65,6 +65,9 @@ class PeeweeMiddleware:
             if exchange.started:
                 raise
             await _unavailable(error, send, "http")
+        except GeneratorExit:  # a task that is destroyed half-way, by the garbage collector, which must take no lock
+            work.abandon(by_mistake=False)
+            raise
         except Exception as error:
             if not is_hang_up(error):  # raised by exchange.send, to stop a body that nobody receives
                 raise

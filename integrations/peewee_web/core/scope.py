@@ -271,8 +271,9 @@ class Scope:
         self._activation.__enter__()
 
     def _finish(self, exc_type: type[BaseException] | None = None) -> None:
-        assert self._activation is not None
-        self._activation.__exit__(exc_type)
+        activation, self._activation = self._activation, None  # it refers to us
+        assert activation is not None
+        activation.__exit__(exc_type)
         self.end()
 
     # As a decorator.
