@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import peewee
 import pytest
 
 import peewee_web
+from tests.pools import exhausted as exhausted
 
 LIMIT = 4
 
@@ -29,18 +29,6 @@ def saved() -> list[str]:
     """What is committed, seen from another connection."""
     with peewee_web.scope():
         return [note.text for note in Note.select().order_by(Note.id)]
-
-
-@contextmanager
-def exhausted(db: Any) -> Iterator[None]:
-    """Every connection of *db* is in use."""
-    with ExitStack() as stack:
-        for _ in range(LIMIT):
-            scope = peewee_web.scope()
-            stack.callback(scope.end)
-            with scope.activate():
-                db.connect()
-        yield
 
 
 @pytest.fixture

@@ -455,15 +455,10 @@ def test_hooks_and_error_pages_use_the_connection_of_their_request(db: Any) -> N
         look()
         raise ZeroDivisionError
 
-    with exhausted_but_one(db):
+    with exhausted(db, but=1):
         assert Client(app).get("/").text == "styled"
     assert len(connections) == 4
     assert len(set(connections)) == 1
-
-
-def exhausted_but_one(db: Any) -> Any:
-    db._max_connections += 1
-    return exhausted(db)
 
 
 @pytest.mark.parametrize("hook", ["before_request", "after_request"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 from wsgiref.util import setup_testing_defaults
@@ -16,6 +16,7 @@ from django.test import Client, override_settings
 from django.urls import path
 
 import peewee_web
+from tests.pools import exhausted as exhausted
 
 LIMIT = 4
 hears_of_leaving = pytest.mark.skipif(django.VERSION < (5, 0), reason="Django < 5.0 does not listen for disconnects")
@@ -56,18 +57,6 @@ def session() -> int:
     database = databases.default
     database.execute_sql("SELECT 1")
     return id(database.connection())
-
-
-@contextmanager
-def exhausted(db: Any) -> Iterator[None]:
-    """Every connection of *db* is in use."""
-    with ExitStack() as stack:
-        for _ in range(LIMIT):
-            scope = peewee_web.scope()
-            stack.callback(scope.end)
-            with scope.activate():
-                db.connect()
-        yield
 
 
 class Urls:

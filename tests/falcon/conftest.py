@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from falcon import testing
 
 import peewee_web
 from peewee_web.core.scope import current_scope
+from tests.pools import exhausted as exhausted
 
 LIMIT = 4
 
@@ -36,18 +36,6 @@ def saved() -> list[str]:
 def session(db: Any) -> int:
     """Which connection this is."""
     return id(db.connection())
-
-
-@contextmanager
-def exhausted(db: Any) -> Iterator[None]:
-    """Every connection of *db* is in use."""
-    with ExitStack() as stack:
-        for _ in range(LIMIT):
-            scope = peewee_web.scope()
-            stack.callback(scope.end)
-            with scope.activate():
-                db.connect()
-        yield
 
 
 @pytest.fixture

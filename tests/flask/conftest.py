@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +12,9 @@ from flask import Flask
 
 import peewee_web
 from peewee_web.flask import Peewee
+from tests.pools import exhausted as exhausted
 
 LIMIT = 4
-
-
-@contextmanager
-def exhausted(database: Any) -> Iterator[None]:
-    """Every connection of *database* is in use."""
-    with ExitStack() as stack:
-        for _ in range(LIMIT):
-            scope = peewee_web.scope()
-            stack.callback(scope.end)
-            with scope.activate():
-                database.connect()
-        yield
 
 
 class Site:
