@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import gc
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
@@ -147,6 +148,19 @@ def test_idle_connections_of_an_adopted_sqlite_pool_may_change_threads(path: str
 
     assert in_thread(work) == 1
     database.close_all()
+
+
+@pytest.mark.filterwarnings("ignore:.*sqlite3.Connection:pytest.PytestUnraisableExceptionWarning")
+def test_a_connection_that_was_open_when_its_pool_was_adopted_is_not_given_to_another_thread(path: str) -> None:
+    database = PlayhouseSqlitePool(path)
+    query(database)
+    adopt(database)
+    database.close()
+    assert in_thread(lambda: query(database)) == 1
+    query(database)
+    database.close()
+    database.close_all()
+    gc.collect()  # closed by its finalizer, which Python 3.13 warns about: only its own thread could have closed it
 
 
 def test_functions_and_pragmas_of_the_database_stay(path: str) -> None:

@@ -39,6 +39,10 @@ def memory(request: pytest.FixtureRequest, variant: bool) -> Iterator[Any]:
     }
     database = kinds[request.param]()
     yield database
+    close(database)
+
+
+def close(database: Any) -> None:
     database.close()
     if hasattr(database, "close_all"):
         database.close_all()
@@ -82,9 +86,7 @@ def test_a_connection_may_change_threads(memory: Any) -> None:
 
 def test_the_data_stays_while_no_connection_is_open(memory: Any) -> None:
     create(memory)
-    memory.close()
-    if hasattr(memory, "close_all"):
-        memory.close_all()
+    close(memory)
     assert saved(memory) == ["x"]
 
 
@@ -111,7 +113,7 @@ def test_data_from_before_the_adoption_is_kept(variant: bool, kind: Any, state: 
     with peewee_web.scope():
         assert database.execute_sql("SELECT text FROM note").fetchall() == [("x",)]
     assert in_thread(lambda: saved(database)) == ["x"]
-    database.close()
+    close(database)
 
 
 @pytest.mark.parametrize("kind", [peewee.SqliteDatabase, PlayhouseSqlitePool])
@@ -123,7 +125,7 @@ def test_a_connection_that_was_open_is_open_after_the_adoption(variant: bool, ki
     save(database)
     with peewee_web.scope():
         assert database.execute_sql("SELECT text FROM note").fetchall() == [("x",)]
-    database.close()
+    close(database)
 
 
 def test_the_private_connections_of_an_adopted_pool_are_not_used_again(variant: bool) -> None:

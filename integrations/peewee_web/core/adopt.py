@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from peewee import Database, SqliteDatabase
 
 from .connections import ScopedConnections
-from .sqlite import share_memory
+from .sqlite import close_thread_bound, share_memory
 
 D = TypeVar("D", bound=Database)
 
@@ -57,6 +57,7 @@ def adopt(database: D) -> D:
         )
     if isinstance(database, SqliteDatabase):
         share_memory(database)
+        close_thread_bound(database)
     database.__class__ = _scoped_class(type(database))  # type: ignore[assignment, arg-type]  # still a D
     assert isinstance(database, ScopedConnections)
     database.join_scopes()

@@ -55,6 +55,13 @@ def is_bound_elsewhere(connection: Any) -> bool:
     return False
 
 
+def close_thread_bound(database: SqliteDatabase) -> None:
+    """Close a pool's idle connections that may not leave the thread which opened them."""
+    bound = uses_stdlib_driver(database) and database.connect_params.get("check_same_thread", True)
+    if bound and hasattr(database, "close_idle"):
+        database.close_idle()
+
+
 def share_memory(database: SqliteDatabase) -> None:
     """Turn a private memory database into one that all connections of *database* share, with what is in it.
 
