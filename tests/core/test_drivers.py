@@ -177,9 +177,8 @@ def test_an_atomic_scope_whose_session_was_killed_can_not_commit(served: Served)
     assert saved(served.database) == []
 
 
+@pytest.mark.parametrize("served", ["psycopg3", "psycopg2"], indirect=True)
 def test_postgresql_would_undo_a_failed_transaction_so_its_commit_is_refused(served: Served) -> None:
-    if served.driver == "pymysql":
-        pytest.skip("a failed statement does not fail the transaction")
 
     @peewee_web.Databases(served.database).scope(atomic=True)
     def work() -> None:
