@@ -540,6 +540,22 @@ def test_a_session_interface_may_query(new_site: Callable[..., Site], atomic: bo
     assert site.in_use == 0
 
 
+def test_a_session_saved_in_the_database_is_part_of_the_requests_transaction(new_site: Callable[..., Site]) -> None:
+    site = new_site("other", PEEWEE_ATOMIC=True)
+    site.app.session_interface = DatabaseSessions(site)
+
+    @site.app.get("/")
+    def index() -> tuple[str, int]:
+        session["x"] = "y"
+        site.add("from the view")
+        return "", int(request.args["status"])
+
+    site.client.get("/?status=400")
+    assert site.saved() == []
+    site.client.get("/?status=200")
+    assert site.saved() == ["from the view", "saved"]
+
+
 def test_after_this_request_and_teardown_functions_may_query(site: Site) -> None:
     counts = []
     site.app.teardown_request(lambda error: counts.append(site.count()))

@@ -86,8 +86,7 @@ class Peewee:
         app.wsgi_app = ScopeMiddleware(app.wsgi_app, databases)  # type: ignore[method-assign]  # as Flask's docs say
         if not databases.lazy or databases.exclude:
             app.before_request_funcs.setdefault(None, []).insert(0, registration.before_request)
-        # Registered first, run last: after it, no function of the app's can change the status.
-        app.after_request_funcs.setdefault(None, []).insert(0, registration.after_request)
+        app.process_response = registration.process_response  # type: ignore[method-assign, assignment]
         app.register_error_handler(NoConnection, answer_unavailable)
         app.handle_exception = registration.handle_exception  # type: ignore[method-assign]
         app.do_teardown_appcontext = registration.do_teardown_appcontext  # type: ignore[method-assign, assignment]
@@ -115,6 +114,7 @@ class _Registration:
         self.app = app
         self.owner = owner
         self.of_app = of_app
+        self._process_response = app.process_response
         self._handle_exception = app.handle_exception
         self._do_teardown_appcontext = app.do_teardown_appcontext
 
@@ -127,7 +127,9 @@ class _Registration:
                 scope.connect()
         return None
 
-    def after_request(self, response: Response) -> Response:
+    def process_response(self, *args: Any) -> Response:
+        """After all ``after_request`` functions and the session: now no code of the app's can change the status."""
+        response = self._process_response(*args)
         scope = current_scope()
         if scope is not None:
             scope.complete(self.of_app.commit_when(response.status_code))
