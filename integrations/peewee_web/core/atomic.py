@@ -52,4 +52,4 @@ def _decided(view: F, atomic: bool) -> F:
         decide()
         return view(*args, **kwargs)
 
-    return decided  # type: ignore[return-value]
+    return decided  # type: ignore[return-value]  # the same

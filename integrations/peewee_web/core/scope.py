@@ -298,7 +298,7 @@ class Scope:
             def stream(*args: Any, **kwargs: Any) -> Any:
                 return ScopedGenerator(function(*args, **kwargs), fresh())
 
-            return stream  # type: ignore[return-value]
+            return stream  # type: ignore[return-value]  # the same
         if inspect.iscoroutinefunction(function):
 
             @functools.wraps(function)
@@ -306,14 +306,14 @@ class Scope:
                 async with fresh():
                     return await function(*args, **kwargs)
 
-            return call_async  # type: ignore[return-value]
+            return call_async  # type: ignore[return-value]  # the same
 
         @functools.wraps(function)
         def call(*args: Any, **kwargs: Any) -> Any:
             with fresh():
                 return function(*args, **kwargs)
 
-        return call  # type: ignore[return-value]
+        return call  # type: ignore[return-value]  # the same
 
 
 def scope() -> Scope:

@@ -86,6 +86,7 @@ class Peewee:
         app.wsgi_app = ScopeMiddleware(app.wsgi_app, databases)  # type: ignore[method-assign]  # as Flask's docs say
         if not databases.lazy or databases.exclude:
             app.before_request_funcs.setdefault(None, []).insert(0, registration.before_request)
+        # As with wsgi_app: methods that Flask documents, replaced on this app by ours, which call them.
         app.process_response = registration.process_response  # type: ignore[method-assign, assignment]
         app.register_error_handler(NoConnection, answer_unavailable)
         app.handle_exception = registration.handle_exception  # type: ignore[method-assign]
