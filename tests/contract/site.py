@@ -7,7 +7,6 @@ import socket
 import struct
 import subprocess
 import sys
-import time
 import uuid
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +19,7 @@ import httpx
 from tests.servers.child import Session
 from tests.servers.ports import free_port
 from tests.servers.proxy import TcpProxy
+from tests.servers.waiting import until
 
 
 @dataclass(frozen=True)
@@ -133,11 +133,10 @@ class Site:
 
 def wait_for(condition: Callable[[], bool], within: float, describe: Callable[[], str] = lambda: "") -> None:
     """Ask until *condition* holds; fail after *within* seconds with what *describe* says."""
-    deadline = time.monotonic() + within
-    while not condition():
-        if time.monotonic() > deadline:
-            raise AssertionError(f"not so after {within} s: {describe()}")
-        time.sleep(0.01)
+    try:
+        until(condition, within)
+    except TimeoutError as error:
+        raise AssertionError(f"{error}: {describe()}") from None
 
 
 def new_token() -> str:
