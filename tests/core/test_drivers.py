@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sqlite3
 from typing import Any
 
@@ -322,3 +323,18 @@ def test_a_full_pool_is_no_outage(tmp_path: Any) -> None:
         with peewee_web.scope(), pytest.raises(PoolTimeout, match=r"\(1 of 1 in use\)"):
             query(database)
     database.close_all()
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (ConnectionRefusedError(111, "refused"), True),
+        (TimeoutError("timed out"), True),
+        (socket.gaierror(-2, "name or service not known"), True),
+        (FileNotFoundError(2, "no such certificate"), False),
+        (PermissionError(13, "unreadable key"), False),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_an_error_of_the_socket_is_an_outage_and_one_of_a_file_is_not(error: OSError, expected: bool) -> None:
+    assert is_outage(error) is expected

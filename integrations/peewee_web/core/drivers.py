@@ -6,6 +6,7 @@ Drivers are told apart by the module that their classes come from, so none has t
 from __future__ import annotations
 
 import functools
+import socket
 from typing import Any
 
 # libpq's PGTransactionStatusType (PQtransactionStatus): 1 ACTIVE, 2 INTRANS, 3 INERROR.
@@ -117,4 +118,5 @@ def is_outage(error: BaseException) -> bool:
     if driver in ("pymysql", "MySQLdb", "mysql", "mariadb"):
         number = getattr(error, "errno", None) or (error.args[0] if error.args else None)
         return number not in _MYSQL_REFUSALS
-    return isinstance(error, OSError)
+    # Not any OSError: a certificate that is no file stays missing.
+    return isinstance(error, (ConnectionError, TimeoutError, socket.gaierror))
