@@ -93,6 +93,7 @@ def test_djangos_test_runner_uses_a_database_of_its_own_and_can_drop_it(postgres
         "INSTALLED_APPS = ['peewee_web.django']\n"
         "MIDDLEWARE = ['peewee_web.django.PeeweeMiddleware']\n"
         "SECRET_KEY = 'none'\n"
+        "USE_TZ = True\n"
         "TEST_RUNNER = 'peewee_web.django.test.PeeweeTestRunner'\n"
         f"DATABASES = {{'default': {database!r}}}\n"
     )

@@ -50,6 +50,16 @@ def db(tmp_path: Path) -> Iterator[Any]:
     database.close_all()
 
 
+@pytest.fixture(autouse=True)
+def loop_of_the_test_client() -> Iterator[None]:
+    """Falcon's test client takes this thread's event loop, and ``asyncio.run()`` of any test leaves none behind."""
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    yield
+    loop.close()
+    asyncio.set_event_loop(None)
+
+
 @pytest.fixture
 def unreachable() -> Iterator[Any]:
     """A server that refuses connections."""
