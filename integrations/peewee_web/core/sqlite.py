@@ -37,11 +37,14 @@ def uses_stdlib_driver(database: SqliteDatabase) -> bool:
 
 def prepare(database: SqliteDatabase) -> None:
     """Called before each new connection: let it change threads, and let ``:memory:`` mean one database for all."""
-    if "check_same_thread" in database.connect_params and database.database != MEMORY:
+    if "cached_statements" in database.connect_params and database.database != MEMORY:
         return
     if uses_stdlib_driver(database):
         # A scope hands its connection from thread to thread and serialises its statements.
         database.connect_params.setdefault("check_same_thread", False)
+        # Two threads that run the same SQL would share a cached statement, and one may reset it while the other reads
+        # its row (seen on Python 3.13: sqlite3 asks whether it is busy without knowing whose it is).
+        database.connect_params.setdefault("cached_statements", 0)
         if database.database == MEMORY:
             _redirect(database)
 
@@ -88,5 +91,5 @@ def _redirect(database: SqliteDatabase) -> sqlite3.Connection:
     keeper = sqlite3.connect(uri, uri=True, check_same_thread=False)
     weakref.finalize(database, keeper.close)
     database.database = uri
-    database.connect_params.update(uri=True, check_same_thread=False)
+    database.connect_params.update(uri=True, check_same_thread=False, cached_statements=0)
     return keeper
