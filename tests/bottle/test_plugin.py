@@ -164,9 +164,10 @@ def test_a_keyword_without_a_default_database_is_explained(app: Any, new_databas
 
 
 def test_the_database_may_be_a_url_or_a_registry(app: Any, db: Any, tmp_path: Any) -> None:
-    app.install(PeeweePlugin(f"sqlite:///{tmp_path}/url.db"))
+    plugin = app.install(PeeweePlugin(f"sqlite:///{tmp_path}/url.db"))
     app.get("/", callback=lambda db: str(db.execute_sql("SELECT 1").fetchone()))
     assert Client(app).get("/").text == "(1,)"
+    plugin.databases.close()
 
     databases = peewee_web.Databases(db, atomic=True)
     assert PeeweePlugin(databases).databases is databases

@@ -254,6 +254,7 @@ def test_a_model_may_be_declared_while_its_database_can_not_be_imported_yet(monk
             Row.create_table()
             assert Row.select().count() == 0
         assert Row.content._constructor is not bytearray
+        databases.default.close_all()
 
 
 def test_models_of_another_database() -> None:

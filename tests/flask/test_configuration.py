@@ -50,12 +50,14 @@ def test_an_app_factory_calls_init_app(tmp_path: Path) -> None:
 
         return app
 
-    app = create_app()
-    with app.app_context():
+    apps = [create_app(), create_app()]
+    with apps[0].app_context():
         db.database.create_tables([Note])
         Note.create(text="x")
-    assert app.test_client().get("/").text == "x"
-    assert create_app().test_client().get("/").text == "x"
+    assert [app.test_client().get("/").text for app in apps] == ["x", "x"]
+    for app in apps:
+        with app.app_context():
+            db.databases.close()
 
 
 @pytest.mark.parametrize("given", ["init_app", "constructor", "databases in config", "database in config"])

@@ -37,7 +37,7 @@ def uses_stdlib_driver(database: SqliteDatabase) -> bool:
 
 def prepare(database: SqliteDatabase) -> None:
     """Called before each new connection: let it change threads, and let ``:memory:`` mean one database for all."""
-    if "cached_statements" in database.connect_params and database.database != MEMORY:
+    if database.database != MEMORY and {"check_same_thread", "cached_statements"} <= database.connect_params.keys():
         return
     if uses_stdlib_driver(database):
         # A scope hands its connection from thread to thread and serialises its statements.
