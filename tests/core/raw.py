@@ -1,0 +1,107 @@
+"""Connections of each DB-API driver to a test server, past Peewee and any pool."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections.abc import Iterator
+from typing import Any, TypeVar
+
+import pytest
+
+from tests.servers.certificate import make_certificate
+from tests.servers.child import ServerDidNotStart, ServerNotInstalled, ServerProcess
+from tests.servers.mariadb import MariaDBServer
+from tests.servers.postgres import PostgresServer, postgres_installations
+
+POSTGRES = ("psycopg", "psycopg2")
+MYSQL = ("pymysql", "MySQLdb", "mysql.connector", "mariadb")
+DRIVERS = (*POSTGRES, *MYSQL)
+
+
+def connect(driver: str, server: Any, *, port: int | None = None, tls: bool | None = None, **options: Any) -> Any:
+    """A connection in autocommit mode through *driver*, in TLS or not or as the driver likes best.
+
+    Skips the test when the driver is not installed.
+    """
+    module = pytest.importorskip(driver)
+    where = {"host": server.host, "port": port or server.port, "user": server.user}
+    if driver in POSTGRES:
+        secure = {} if tls is None else {"sslmode": "require" if tls else "disable"}
+        connection = module.connect(**{**where, "dbname": server.default_database, **secure, **options})
+        connection.autocommit = True
+        return connection
+    secure = {} if tls is None else _tls_of(driver, tls)
+    return module.connect(**{**where, "database": server.default_database, "autocommit": True, **secure, **options})
+
+
+def _tls_of(driver: str, wanted: bool) -> dict[str, Any]:
+    if driver == "mariadb":
+        return {"ssl": wanted, "ssl_verify_cert": False}
+    if driver == "MySQLdb":
+        return {"ssl_mode": "REQUIRED" if wanted else "DISABLED"}
+    return {"ssl_verify_cert": False} if wanted else {"ssl_disabled": True}
+
+
+def is_encrypted(driver: str, connection: Any) -> bool:
+    """Whether *connection* is in TLS, as the server sees it."""
+    with contextlib.closing(connection.cursor()) as cursor:
+        if driver in POSTGRES:
+            cursor.execute("SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()")
+            return bool(cursor.fetchone()[0])
+        cursor.execute("SHOW SESSION STATUS LIKE 'Ssl_cipher'")
+        return bool(cursor.fetchone()[1])
+
+
+def fileno(driver: str, connection: Any) -> int:
+    """The descriptor of *connection*'s socket."""
+    if driver == "pymysql":
+        return int(connection._sock.fileno())
+    if driver == "mysql.connector":  # written in C, it tells only where it went
+        (found,) = _sockets_to(connection.server_host, connection.server_port)
+        return found
+    return int(connection._get_socket() if driver == "mariadb" else connection.fileno())
+
+
+def _sockets_to(host: str, port: int) -> Iterator[int]:
+    for name in os.listdir("/proc/self/fd"):
+        # OSError: closed meanwhile, or no connected socket.
+        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(int(name))) as twin:
+            if twin.getpeername()[:2] == (host, port):
+                yield int(name)
+
+
+def run(connection: Any, sql: str) -> Any:
+    """The first row of what *sql* gives."""
+    with contextlib.closing(connection.cursor()) as cursor:
+        cursor.execute(sql)
+        return cursor.fetchone()
+
+
+def secure_postgres() -> PostgresServer:
+    """A PostgreSQL server that speaks TLS, started. (The first installation may have been built without it.)"""
+    for installation in postgres_installations():
+        server = PostgresServer(installation=installation, settings={"ssl": "on"})
+        with contextlib.suppress(ServerDidNotStart):
+            return _start(server, "ssl_cert_file", "ssl_key_file")
+    raise ServerNotInstalled("no PostgreSQL server with TLS found: apt-get install postgresql")
+
+
+def secure_mariadb() -> MariaDBServer:
+    """A MariaDB server that speaks TLS, started."""
+    return _start(MariaDBServer(), "ssl-cert", "ssl-key")
+
+
+_Server = TypeVar("_Server", bound=ServerProcess)
+
+
+def _start(server: _Server, certificate_setting: str, key_setting: str) -> _Server:
+    try:
+        certificate, key = make_certificate(server.directory)
+        server.settings |= {certificate_setting: certificate, key_setting: key}
+        server.start()
+    except BaseException:
+        server.close()
+        raise
+    return server
