@@ -13,7 +13,7 @@ import peewee_web
 def exhausted(database: Any, but: int = 0) -> Iterator[None]:
     """Every connection of *database* (but so many) is in use, each by a scope that is not the current one."""
     with ExitStack() as stack:
-        for _ in range(database._max_connections - but):
+        for _ in range(database.pool.options.max_connections - but):
             scope = peewee_web.scope()
             stack.callback(scope.end)
             with scope.activate():

@@ -27,9 +27,9 @@ LATER: list[object] = []
 def database(tmp_path: Path) -> Iterator[Any]:
     database = peewee_web.connect(f"sqlite:///{tmp_path}/starlette.db", max_connections=4)
     yield database
-    in_use = dict(database._in_use)
+    in_use = database.pool_stats().in_use
     database.close_all()
-    assert in_use == {}
+    assert in_use == 0
 
 
 class TouchesTheDatabase(BaseHTTPMiddleware):

@@ -45,7 +45,7 @@ def new_database(tmp_path: Path) -> Iterator[Callable[[str], Any]]:
 
     yield make
     for database in made:
-        assert database._in_use == {}, database
+        assert database.pool_stats().in_use == 0, database
         database.close_all()
 
 

@@ -29,10 +29,10 @@ def test_a_route_queries_and_its_connection_is_given_back_before_the_answer_is_s
     @app.post("/notes/<text>")
     def create(text: str) -> str:
         add(text)
-        return str(len(db._in_use))
+        return str(db.pool_stats().in_use)
 
     with Client(app).open("/notes/x", "POST") as (answer, chunks):
-        assert db._in_use == {}
+        assert db.pool_stats().in_use == 0
         assert answer.status == 200
         assert next(chunks) == b"1"
     assert saved() == ["x"]
@@ -40,12 +40,12 @@ def test_a_route_queries_and_its_connection_is_given_back_before_the_answer_is_s
 
 def test_a_route_without_a_query_takes_no_connection(app: Any, db: Any) -> None:
     app.install(PeeweePlugin(db))
-    app.get("/", callback=lambda: f"{len(db._in_use)}")
+    app.get("/", callback=lambda: f"{db.pool_stats().in_use}")
     db.close_idle()
 
     assert Client(app).get("/").text == "0"
     assert Client(app).get("/nowhere").status == 404
-    assert db._connections == []
+    assert db.pool_stats().idle == 0
 
 
 def test_a_callback_that_takes_the_keyword_is_given_the_database(app: Any, db: Any) -> None:
@@ -224,7 +224,7 @@ def test_a_skipped_route_is_given_nothing_but_may_query(app: Any, db: Any, skip:
 
     @app.get("/", skip=chosen)
     def index(db: Any = None) -> str:
-        connections = len(plugin.databases.default._in_use)
+        connections = plugin.databases.default.pool_stats().in_use
         return f"{db} {connections} {Note.select().count()}"
 
     assert Client(app).get("/").text == "None 0 0"
@@ -242,14 +242,14 @@ def test_a_plugin_of_one_route_needs_no_app(app: Any, db: Any) -> None:
 
     assert Client(app).get("/").text == "0"
     assert Client(app).get("/stream").text == "000"
-    assert db._in_use == {}
+    assert db.pool_stats().in_use == 0
 
 
 def test_excluded_paths_and_names_go_without(app: Any, db: Any) -> None:
     app.install(PeeweePlugin(db, exclude=["/static/*", "health"], lazy=False, atomic=True))
     app.get("/static/x", callback=lambda: str(peewee_web.core.scope.current_scope()))
-    app.get("/health", name="health", callback=lambda db: f"{len(db._in_use)} {db.in_transaction()}")
-    app.get("/", callback=lambda db: f"{len(db._in_use)} {db.in_transaction()}")
+    app.get("/health", name="health", callback=lambda db: f"{db.pool_stats().in_use} {db.in_transaction()}")
+    app.get("/", callback=lambda db: f"{db.pool_stats().in_use} {db.in_transaction()}")
 
     assert Client(app).get("/static/x").text == "None"
     assert Client(app).get("/health").text == "0 False"
@@ -270,7 +270,7 @@ def test_two_plugins_share_the_scope_of_a_request(app: Any, db: Any, new_databas
         with Note.bind_ctx(reports):
             add("report")
         bottle.response.status = status
-        return f"{len(db._in_use)} {len(reports._in_use)}"
+        return f"{db.pool_stats().in_use} {reports.pool_stats().in_use}"
 
     assert Client(app).get("/400", "POST").text == Client(app).get("/200", "POST").text == "1 1"
 
@@ -350,7 +350,7 @@ def test_one_plugin_serves_several_apps(db: Any) -> None:
 
 def test_a_request_inside_a_request_has_a_scope_of_its_own(app: Any, db: Any) -> None:
     def read(db: Any) -> str:
-        return f"{Note.select().count()} of {len(db._in_use)}"
+        return f"{Note.select().count()} of {db.pool_stats().in_use}"
 
     app.install(PeeweePlugin(db, atomic=True))
     app.get("/read", callback=read, peewee={"atomic": False})  # SQLite has one writer
@@ -366,7 +366,7 @@ def test_a_request_inside_a_request_has_a_scope_of_its_own(app: Any, db: Any) ->
         bottle.response.status = 201
         inner = Client(app).get("/read").text, Client(parent).get("/child/read").text
         assert db.in_transaction()
-        return f"{inner} {Note.select().count()} of {len(db._in_use)}"
+        return f"{inner} {Note.select().count()} of {db.pool_stats().in_use}"
 
     assert Client(app).get("/").text == "('0 of 2', '0 of 2') 1 of 1"
     assert saved() == ["outer"]
@@ -386,7 +386,7 @@ def test_uninstalling_puts_the_app_back(app: Any, db: Any) -> None:
     assert {name: getattr(app, name) for name in before} == before
     assert app._hooks["app_reset"] == []
     assert Client(app).get("/").text == "None"
-    assert db._connections == []
+    assert db.pool_stats().idle == 0
 
     app.install(plugin)
     assert "Scope" in Client(app).get("/").text
@@ -426,9 +426,9 @@ def test_closing_the_app_closes_idle_connections(app: Any, db: Any) -> None:
     app.install(PeeweePlugin(db))
     app.get("/", callback=lambda: str(Note.select().count()))
     Client(app).get("/")
-    assert len(db._connections) == 1
+    assert db.pool_stats().idle == 1
     app.close()
-    assert db._connections == []
+    assert db.pool_stats().idle == 0
 
 
 # What is refused.

@@ -49,10 +49,10 @@ def test_a_streamed_body_queries_on_the_connection_of_its_request(db: Any) -> No
         connections = []
         for chunk in chunks:
             assert chunk == b"0 "
-            connections.append(len(db._in_use))
+            connections.append(db.pool_stats().in_use)
             assert current_scope() is None
         assert connections == [1, 1, 1]
-        assert db._in_use == {}
+        assert db.pool_stats().in_use == 0
 
 
 def test_a_client_that_goes_away_mid_body_gives_the_connection_back(db: Any) -> None:
@@ -61,7 +61,7 @@ def test_a_client_that_goes_away_mid_body_gives_the_connection_back(db: Any) -> 
     for _ in range(6):
         with Client(app).open("/") as (_, chunks):
             next(chunks)
-        assert db._in_use == {}
+        assert db.pool_stats().in_use == 0
 
 
 @pytest.mark.parametrize("path", ["/stream", "/text", "/wrapped"])
@@ -73,7 +73,7 @@ def test_head_gives_the_connection_back(db: Any, path: str) -> None:
     for _ in range(6):
         answer = Client(app).get(path, "HEAD")
         assert (answer.status, answer.body) == (200, b"")
-        assert db._in_use == {}
+        assert db.pool_stats().in_use == 0
 
 
 def test_the_body_of_a_response_object_may_be_streamed(db: Any) -> None:
@@ -168,11 +168,11 @@ def test_a_file_is_left_to_the_server_and_holds_no_connection(db: Any, tmp_path:
     environ = {"REQUEST_METHOD": "GET", "PATH_INFO": "/", "wsgi.file_wrapper": FileWrapper}
     body = app(environ, lambda *_: None)
     assert type(body) is FileWrapper
-    assert db._in_use == {}
+    assert db.pool_stats().in_use == 0
     body.close()
 
     with Client(app).open("/") as (_, chunks):
-        assert db._in_use == {}
+        assert db.pool_stats().in_use == 0
         assert next(chunks) == b"content"
 
     with Client(app).open("/", HTTP_RANGE="bytes=3-4") as (answer, chunks):
@@ -406,7 +406,7 @@ def test_where_no_error_page_can_be_had_it_is_503_all_the_same(db: Any, where: s
 def test_eager_connecting_is_done_before_the_callback(db: Any) -> None:
     app = build(db, lazy=False)
     calls: list[int] = []
-    app.get("/", callback=lambda: calls.append(len(db._in_use)))
+    app.get("/", callback=lambda: calls.append(db.pool_stats().in_use))
     Client(app).get("/")
     with exhausted(db):
         assert Client(app).get("/").status == 503
@@ -480,7 +480,7 @@ def test_a_hook_that_raises_loses_no_connection(db: Any, hook: str, error: Any) 
                 Client(app).get(path)
         else:
             assert Client(app).get(path).status == 500
-        assert db._in_use == {}
+        assert db.pool_stats().in_use == 0
         assert current_scope() is None
 
 
@@ -544,7 +544,7 @@ def test_an_exception_that_bottle_lets_through_loses_no_connection(
     with pytest.raises(error):
         Client(app).get(where)
     assert current_scope() is None
-    assert db._in_use == {}
+    assert db.pool_stats().in_use == 0
     assert saved() == []
 
 
@@ -559,7 +559,7 @@ def test_without_catchall_an_error_is_the_servers(db: Any) -> None:
 
     with pytest.raises(ZeroDivisionError):
         Client(app).get("/")
-    assert db._in_use == {}
+    assert db.pool_stats().in_use == 0
     assert saved() == []
 
 
@@ -580,7 +580,7 @@ def test_a_callback_may_close_connect_and_open_blocks(db: Any) -> None:
             fourth = count()
         db.close()
         db.connect()
-        return first + second + third + fourth + count() + str(len(db._in_use))
+        return first + second + third + fourth + count() + str(db.pool_stats().in_use)
 
     assert Client(app).get("/").text == "000001"
 
@@ -591,7 +591,7 @@ def test_a_callback_may_close_connect_and_open_blocks(db: Any) -> None:
 def child_of(db: Any, **options: Any) -> Any:
     child = build(db, **options)
     stream(child, "/stream")
-    child.get("/text", callback=lambda db: f"{count()} {len(db._in_use)}")
+    child.get("/text", callback=lambda db: f"{count()} {db.pool_stats().in_use}")
     child.get("/template", template="{{notes.count()}}", callback=lambda: {"notes": Note.select()})
     child.get("/wrapped", callback=lambda: bottle.HTTPResponse(count() for _ in range(3)))
     child.get("/error", callback=lambda: 1 / int(count()))
@@ -638,12 +638,12 @@ def test_routes_of_a_mounted_app_have_a_scope(db: Any, parent: Any, how: str) ->
     assert client.get(f"{prefix}/error").status == 500
     with client.open(f"{prefix}/stream") as (_, chunks):
         next(chunks)
-        assert len(db._in_use) == 1
-    assert db._in_use == {}
+        assert db.pool_stats().in_use == 1
+    assert db.pool_stats().in_use == 0
 
     assert [client.get(f"{prefix}/{status}", "POST").status for status in (201, 400)] == [201, 400]
     assert saved() == ["201"]
-    assert db._in_use == {}
+    assert db.pool_stats().in_use == 0
     assert current_scope() is None
 
 
@@ -682,7 +682,7 @@ def test_two_plugins_of_a_mounted_app_share_its_scope(db: Any, new_database: Any
         with Note.bind_ctx(reports):
             add("report")
         bottle.response.status = status
-        return f"{len(db._in_use)} {len(reports._in_use)}"
+        return f"{db.pool_stats().in_use} {reports.pool_stats().in_use}"
 
     parent = bottle.Bottle()
     parent.mount("/child/", child)

@@ -109,7 +109,7 @@ def save(call: Call) -> None:
 
 
 def stats(database: PooledDatabase) -> dict[str, int]:
-    return {"in_use": len(database._in_use), "idle": len(database._connections)}
+    return {"in_use": database.pool_stats().in_use, "idle": database.pool_stats().idle}
 
 
 # Plain requests.

@@ -10,7 +10,7 @@ import pytest
 
 import peewee_web
 from peewee_web import PooledSqliteDatabase
-from tests.core.working import Served
+from tests.core.working import Served, in_use
 
 
 @pytest.fixture
@@ -22,9 +22,9 @@ def database(tmp_path: Path) -> Iterator[PooledSqliteDatabase]:
     with database.connection_context():
         database.execute_sql("CREATE TABLE note (text TEXT)")
     yield database
-    left = list(database._in_use.values())
+    left = in_use(database)
     database.close_all()
-    assert left == []
+    assert left == 0
 
 
 @pytest.fixture(params=["psycopg3", "psycopg2", "pymysql"])
@@ -38,7 +38,7 @@ def served(request: pytest.FixtureRequest) -> Iterator[Served]:
     with served.database.connection_context():
         served.database.execute_sql("CREATE TABLE note (text VARCHAR(99))")
     yield served
-    left = list(served.database._in_use.values())
+    left = in_use(served.database)
     served.database.close_all()
     server.drop_database(name)
-    assert left == []
+    assert left == 0

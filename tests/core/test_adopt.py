@@ -275,7 +275,7 @@ def test_a_connection_whose_first_statement_fails_is_closed(path: str, monkeypat
     with peewee_web.scope():
         with pytest.raises(peewee.OperationalError, match="the first statement"):
             query(database)
-        assert (in_use(database), len(database._connections)) == (0, 0)
+        assert (in_use(database), database.pool_stats().idle) == (0, 0)
         monkeypatch.undo()
         assert query(database) == 1
     database.close_all()
@@ -292,7 +292,7 @@ def test_a_connection_whose_transaction_can_not_begin_is_closed(path: str, monke
         monkeypatch.setattr(PlayhouseSqlitePool, "begin", fail)
         with pytest.raises(peewee.OperationalError, match="locked"):
             query(database)
-        assert (in_use(database), len(database._connections)) == (0, 0)
+        assert (in_use(database), database.pool_stats().idle) == (0, 0)
         monkeypatch.undo()
         query(database)
         assert database.in_transaction()

@@ -156,7 +156,8 @@ class Scopes(RuleBasedStateMachine):
     def scopes_hold_what_is_out_of_the_pool(self) -> None:
         """What is in use beyond theirs is a forgotten scope's, until the next checkout takes it back."""
         held = {id(self.connection_of(scope)) for scope in self.holders()}
-        assert held <= set(self.database._in_use)
+        _, leases = self.database.pool.ledger.everything()
+        assert held <= {id(lease.connection) for lease in leases}
 
     def teardown(self) -> None:
         """Invariant 3: after every scope has ended, nothing is in use and nobody holds a connection."""
@@ -165,11 +166,11 @@ class Scopes(RuleBasedStateMachine):
         self.live.clear()
         gc.collect()
         self.database.take_back_orphans()
-        in_use = dict(self.database._in_use)
-        clean = [not connection.in_transaction for _, _, connection in self.database._connections]
+        idle, leases = self.database.pool.ledger.everything()
+        clean = [not pooled.connection.in_transaction for pooled in idle]
         self.database.close_all()
         self.directory.cleanup()
-        assert in_use == {}
+        assert leases == []
         assert all(clean)
 
 

@@ -158,7 +158,7 @@ def test_databases_are_told_apart_by_identity(database: PooledSqliteDatabase) ->
 def test_making_databases_opens_no_connection(database: PooledSqliteDatabase) -> None:
     database.close_idle()
     Databases({"a": database, "b": "postgresql://nobody@nowhere.invalid/x"})
-    assert len(database._connections) == 0
+    assert database.pool_stats().idle == 0
 
 
 def test_close_closes_idle_connections_and_takes_orphans_back(database: PooledSqliteDatabase) -> None:
@@ -170,7 +170,7 @@ def test_close_closes_idle_connections_and_takes_orphans_back(database: PooledSq
     gc.collect()
     query(database)
     databases.close()
-    assert (in_use(database), len(database._connections)) == (0, 0)
+    assert (in_use(database), database.pool_stats().idle) == (0, 0)
 
 
 def test_close_leaves_requests_under_way_alone(database: PooledSqliteDatabase) -> None:
@@ -188,4 +188,4 @@ def test_close_goes_on_when_a_database_can_not_be_closed(database: PooledSqliteD
     databases = Databases({"deferred": peewee.SqliteDatabase(None), "second": database})
     query(database)
     databases.close()
-    assert len(database._connections) == 0
+    assert database.pool_stats().idle == 0

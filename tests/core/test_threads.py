@@ -103,6 +103,7 @@ def test_release_leaves_a_connection_that_another_thread_uses(database: PooledSq
 def test_a_thread_that_connects_while_the_scope_ends_leaves_no_connection(
     database: PooledSqliteDatabase, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    database.close_idle()
     scope = Databases(database, lazy=False).scope()
     plain_connect = PooledSqliteDatabase._connect
 
@@ -122,15 +123,15 @@ def test_a_thread_that_connects_while_the_scope_ends_leaves_no_connection(
 def test_a_scope_that_ends_during_an_early_release_is_ended(
     database: PooledSqliteDatabase, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain_close = PooledSqliteDatabase._close
+    check_in = database.pool.checkin
 
-    def close(self: PooledSqliteDatabase, connection: Any, close_conn: bool = False) -> None:
+    def slow_checkin(*args: Any, **kwargs: Any) -> None:
         gate.pass_()
-        plain_close(self, connection, close_conn)
+        check_in(*args, **kwargs)
 
     with peewee_web.scope() as scope:
         query(database)
-        monkeypatch.setattr(PooledSqliteDatabase, "_close", close)
+        monkeypatch.setattr(database.pool, "checkin", slow_checkin)
         thread = Working(None, scope.release)
         assert gate.reached.wait(PATIENCE)
         scope.end()
@@ -236,7 +237,7 @@ def test_collecting_a_scope_takes_no_lock(database: PooledSqliteDatabase) -> Non
         query(database)
     scopes = [scope]
     del scope
-    with database._pool_lock:
+    with database.pool.ledger._lock:
         Working(contextvars.Context(), scopes.clear).result()  # its last reference goes
     query(database)
     database.close()
@@ -252,7 +253,7 @@ def test_the_death_of_a_thread_takes_no_lock(database: PooledSqliteDatabase) -> 
 
     thread = Working(contextvars.Context(), work)
     assert ready.wait(PATIENCE)
-    with database._pool_lock:
+    with database.pool.ledger._lock:
         go_on.set()
         thread.result()
     query(database)

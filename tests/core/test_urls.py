@@ -39,7 +39,7 @@ def test_another_scheme_that_peewee_knows_gives_a_pool_as_well(scheme: str) -> N
     database = peewee_web.connect(f"{scheme}://h/d", max_connections=3)
     assert isinstance(database, peewee_web.PooledDatabase)
     assert isinstance(database, peewee.PostgresqlDatabase)
-    assert repr(database).endswith("Database 0/3 in use, 0 idle>")
+    assert repr(database).endswith("Database 0/3 in use, 0 idle, 0 waiting>")
 
 
 def test_the_parts_of_the_url_are_read() -> None:
@@ -64,24 +64,32 @@ def test_options_come_from_the_query() -> None:
     database = peewee_web.connect(
         "postgresql://h/d?max_connections=7&timeout=2.5&stale_timeout=60&connect_timeout=3&prefer_psycopg3=true"
     )
-    assert (database._max_connections, database._wait_timeout, database._stale_timeout) == (7, 2.5, 60)
+    assert (
+        database.pool.options.max_connections,
+        database.pool.options.timeout,
+        database.pool.options.max_lifetime,
+    ) == (7, 2.5, 60)
     assert database.connect_params["connect_timeout"] == 3
     assert type(database._adapter).__name__ == "Psycopg3Adapter"
 
 
 def test_options_given_in_code_win_over_the_query() -> None:
     database = peewee_web.connect("sqlite:///x.db?max_connections=7&timeout=1", max_connections=2)
-    assert (database._max_connections, database._wait_timeout) == (2, 1)
+    assert (database.pool.options.max_connections, database.pool.options.timeout) == (2, 1)
 
 
-@pytest.mark.parametrize(("timeout", "expected"), [("none", None), ("0", float("inf"))])
+@pytest.mark.parametrize(("timeout", "expected"), [("none", None), ("0", 0)])
 def test_the_timeout_may_be_switched_off_or_without_limit(timeout: str, expected: float | None) -> None:
-    assert peewee_web.connect(f"sqlite:///x.db?timeout={timeout}")._wait_timeout == expected
+    assert peewee_web.connect(f"sqlite:///x.db?timeout={timeout}").pool.options.timeout == expected
 
 
 def test_the_defaults_of_the_pool() -> None:
     database = peewee_web.connect("sqlite:///x.db")
-    assert (database._max_connections, database._wait_timeout, database._stale_timeout) == (20, 10.0, 3600)
+    assert (
+        database.pool.options.max_connections,
+        database.pool.options.timeout,
+        database.pool.options.max_lifetime,
+    ) == (20, 10.0, 3600)
 
 
 def test_a_server_is_reached_by_its_url(served: Served) -> None:

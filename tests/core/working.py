@@ -41,7 +41,7 @@ def saved(database: Any) -> list[str]:
 
 
 def in_use(database: Any) -> int:
-    return len(database._in_use)
+    return database.pool_stats().in_use
 
 
 def in_thread(work: Callable[[], T]) -> T:

@@ -48,7 +48,7 @@ def test_async_views_side_by_side_have_their_own_connections(db: Any, project: P
     pairs = [exchange.body.split() for exchange in exchanges]
     assert all(before == after for before, after in pairs)
     assert len({before for before, _ in pairs}) == LIMIT
-    assert db._in_use == {}
+    assert db.pool_stats().in_use == 0
 
 
 def test_the_rollback_of_one_async_view_does_not_touch_the_rows_of_another(db: Any, project: Project) -> None:
@@ -83,7 +83,7 @@ def test_a_thread_of_an_async_view_shares_its_connection(db: Any, project: Proje
 
     project(view)
     assert asgi.get().body == b"True"
-    assert db._in_use == {}
+    assert db.pool_stats().in_use == 0
 
 
 def test_a_synchronous_view_and_a_coroutine_in_it_share_its_connection(db: Any, project: Project) -> None:
@@ -97,7 +97,7 @@ def test_a_synchronous_view_and_a_coroutine_in_it_share_its_connection(db: Any, 
     project(view)
     for _ in range(6):
         assert asgi.get().body == b"True"
-        assert db._in_use == {}
+        assert db.pool_stats().in_use == 0
 
 
 @sync_only_middleware
@@ -138,7 +138,7 @@ def test_other_middleware_shares_the_connection_whatever_its_kind(
         exchange = asgi.get(route)
         assert exchange.status == 200
         assert exchange.headers["Same-Session"] == "True"
-        assert db._in_use == {}
+        assert db.pool_stats().in_use == 0
 
 
 def test_the_async_test_client(db: Any, project: Project) -> None:
@@ -228,7 +228,7 @@ def test_an_async_view_is_cancelled_and_its_transaction_rolled_back(db: Any, pro
 
     project(view)
     asyncio.run(left_when(began))
-    assert db._in_use == {}
+    assert db.pool_stats().in_use == 0
     assert saved() == []
 
 
@@ -258,7 +258,7 @@ def test_a_synchronous_view_goes_on_to_its_end(db: Any, project: Project) -> Non
     asyncio.run(leave())
     assert failures == []
     assert saved() == ["first", "second"]
-    assert db._in_use == {}
+    assert db.pool_stats().in_use == 0
 
 
 @hears_of_leaving
@@ -266,11 +266,11 @@ def test_a_request_that_is_cancelled_while_it_waits_for_a_connection_leaves_noth
     called = []
     project(lambda request: called.append(request), middleware=["tests.django.test_async.announcing"], LAZY=False)
     announced.clear()
-    db._wait_timeout = 5
+    db.init(db.database, timeout=5)
     with exhausted(db):
         asyncio.run(left_when(announced))
     assert called == []
-    assert db._in_use == {}
+    assert db.pool_stats().in_use == 0
 
 
 announced = threading.Event()

@@ -115,7 +115,7 @@ def test_a_failed_commit_is_a_failed_response_of_handler500(db: Any, project: Pr
     for _ in range(6):
         response = client().get("/")
         assert (response.status_code, response.content) == (500, b"sorry, 0 notes")
-        assert db._in_use == {}
+        assert db.pool_stats().in_use == 0
 
 
 def test_a_failed_commit_fails_before_the_first_header(db: Any, project: Project) -> None:
@@ -245,4 +245,4 @@ def test_a_failed_commit_is_a_failed_response_under_asgi_too(db: Any, project: P
     for _ in range(6):
         exchange = asgi.get()
         assert (exchange.status, exchange.body) == (500, b"sorry, 0 notes")
-        assert db._in_use == {}
+        assert db.pool_stats().in_use == 0

@@ -38,14 +38,14 @@ class Add(PeeweeCommand):
 def test_a_command_gives_its_connection_back(db: Any) -> None:
     for _ in range(6):
         call_command(Add(stdout=io.StringIO()), "one")
-        assert db._in_use == {}
+        assert db.pool_stats().in_use == 0
     assert saved() == ["one"] * 6
 
 
 def test_a_command_that_fails_gives_it_back_rolled_back(db: Any) -> None:
     with pytest.raises(CommandError):
         call_command(Add(), "one", "--fail")
-    assert db._in_use == {}
+    assert db.pool_stats().in_use == 0
     assert saved() == ["one"]
 
 
@@ -62,7 +62,7 @@ def test_a_command_inside_a_scope_takes_part_in_it(db: Any, capsys: pytest.Captu
 
 def test_the_command_line_closes_the_pool(db: Any, capsys: pytest.CaptureFixture[str]) -> None:
     Add().run_from_argv(["manage.py", "add", "one"])
-    assert (db._in_use, db._connections) == ({}, [])
+    assert (db.pool_stats().in_use, db.pool_stats().idle) == (0, 0)
     assert saved() == ["one"]
 
 

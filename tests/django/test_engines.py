@@ -47,12 +47,12 @@ def test_what_is_left_empty_is_left_out() -> None:
 
 
 def test_the_pool_has_options_of_its_own() -> None:
-    assert like("postgresql", POOL={"max_connections": 3})._max_connections == 3
+    assert like("postgresql", POOL={"max_connections": 3}).pool.options.max_connections == 3
 
 
 def test_options_of_djangos_pool_are_taken_over() -> None:
     database = like("postgresql", OPTIONS={"pool": {"min_size": 2, "max_size": 4, "timeout": 3}, "sslmode": "require"})
-    assert (database._max_connections, database._wait_timeout) == (4, 3)
+    assert (database.pool.options.max_connections, database.pool.options.timeout) == (4, 3)
     assert database.connect_params == {"sslmode": "require"}
     assert like("postgresql", OPTIONS={"pool": True}).connect_params == {}
 

@@ -30,16 +30,16 @@ def test_a_view_has_the_connection_of_its_request(db: Any, project: Project) -> 
     project(view)
     for _ in range(6):
         assert Client().get("/").content == b"True"
-        assert db._in_use == {}
+        assert db.pool_stats().in_use == 0
     assert current_scope() is None
 
 
 def test_a_request_without_a_query_takes_no_connection(db: Any, project: Project) -> None:
     db.close_idle()
-    project(lambda request: HttpResponse(f"{len(db._in_use)} {len(db._connections)}"))
+    project(lambda request: HttpResponse(f"{db.pool_stats().in_use} {db.pool_stats().idle}"))
     assert Client().get("/").content == b"0 0"
     assert Client().get("/nothing").status_code == 404
-    assert (db._in_use, db._connections) == ({}, [])
+    assert (db.pool_stats().in_use, db.pool_stats().idle) == (0, 0)
 
 
 def test_a_page_that_needs_no_database_works_without_one(db: Any, project: Project) -> None:
@@ -52,7 +52,7 @@ def test_a_page_that_needs_no_database_works_without_one(db: Any, project: Proje
 def test_a_complete_response_gives_its_connection_back_before_it_is_sent(db: Any, project: Project) -> None:
     project(count)
     response = WSGIHandler()(environ(), lambda status, headers: None)
-    assert db._in_use == {}
+    assert db.pool_stats().in_use == 0
     assert b"".join(response) == b"0"
     response.close()
 
@@ -89,7 +89,7 @@ def test_what_is_no_exception_gives_the_connection_back_too(db: Any, project: Pr
     for _ in range(6):
         with pytest.raises(Stop):
             Client().get("/")
-        assert db._in_use == {}
+        assert db.pool_stats().in_use == 0
     assert current_scope() is None
     assert saved() == []
 
@@ -103,7 +103,7 @@ def test_a_view_that_raises_is_rolled_back_and_gives_its_connection_back(db: Any
     project(view)
     for _ in range(6):
         assert client().get("/").status_code == 500
-        assert db._in_use == {}
+        assert db.pool_stats().in_use == 0
     assert saved() == []
 
 
@@ -200,7 +200,7 @@ def test_an_async_view_under_wsgi_is_in_the_scope_of_its_request(db: Any, projec
     project(view, middleware=["tests.django.test_requests.Around"])
     response = Client().get("/")
     assert response["Same-Session"] == "True"
-    assert db._in_use == {}
+    assert db.pool_stats().in_use == 0
 
 
 def test_the_middleware_is_refused_the_second_time(db: Any, project: Project) -> None:

@@ -44,7 +44,7 @@ def refused(setting: Any) -> str:
 def test_a_url() -> None:
     database = configured(DATABASES={"default": "sqlite:///x.db?max_connections=3"})["default"]
     assert isinstance(database, peewee_web.PooledSqliteDatabase)
-    assert (database.database, database._max_connections) == ("x.db", 3)
+    assert (database.database, database.pool.options.max_connections) == ("x.db", 3)
 
 
 @pytest.mark.parametrize("given", [plain, "tests.django.test_settings.plain"])
@@ -55,7 +55,7 @@ def test_a_database_or_the_dotted_path_of_one(given: Any) -> None:
 def test_a_mapping_of_a_url_with_options() -> None:
     described = {"URL": "sqlite:///x.db", "OPTIONS": {"cached_statements": 7}, "POOL": {"max_connections": 3}}
     database = configured(DATABASES={"default": described})["default"]
-    assert database._max_connections == 3
+    assert database.pool.options.max_connections == 3
     assert database.connect_params["cached_statements"] == 7
 
 
@@ -187,10 +187,10 @@ def test_models_follow_an_override_and_come_back(tmp_path: Path) -> None:
         with override_settings(PEEWEE={"DATABASE": f"sqlite:///{tmp_path}/other.db"}):
             other = databases["default"]
             assert count() == 1
-        assert other._connections == []  # nothing stays open of what is over
+        assert other.pool_stats().idle == 0  # nothing stays open of what is over
         assert databases["default"] is one
         assert count() == 3
-    assert one._connections == []
+    assert one.pool_stats().idle == 0
 
 
 def test_a_database_given_as_an_object_is_not_closed_after_an_override(tmp_path: Path) -> None:
@@ -326,10 +326,10 @@ def test_they_are_followed_to_the_test_database_and_back(djangos: dict[str, Any]
             real.execute_sql("SELECT 1")
         djangos["default"]["NAME"] = "file:memorydb_default?mode=memory&cache=shared"  # what Django calls it
         test = databases["default"]
-        assert real._connections == []
+        assert real.pool_stats().idle == 0
         with databases.scope():
             assert test.execute_sql("PRAGMA database_list").fetchone()[2] == ""  # in memory
         djangos["default"]["NAME"] = real.database
         assert databases["default"].database == real.database
-        assert test._connections == []
+        assert test.pool_stats().idle == 0
     assert not (tmp_path / "file:memorydb_default?mode=memory&cache=shared").exists()

@@ -201,7 +201,7 @@ def test_an_eager_request_is_503_before_its_view(db: Any, project: Project) -> N
     called = []
 
     def view(request: HttpRequest) -> HttpResponse:
-        called.append(len(db._in_use))
+        called.append(db.pool_stats().in_use)
         return HttpResponse()
 
     project(view, LAZY=False, handlers={"handler503": unavailable})

@@ -46,7 +46,7 @@ def db(tmp_path: Path) -> Iterator[Any]:
     with Note.bind_ctx(database):
         yield database
     assert current_scope() is None
-    assert database._in_use == {}
+    assert database.pool_stats().in_use == 0
     database.close_all()
 
 
@@ -65,7 +65,7 @@ def unreachable() -> Iterator[Any]:
     """A server that refuses connections."""
     database = peewee_web.connect("postgresql://someone:secret@127.0.0.1:1/x", timeout=0.1)
     yield database
-    assert database._in_use == {}
+    assert database.pool_stats().in_use == 0
 
 
 def run(coroutine: Coroutine[Any, Any, Any]) -> None:

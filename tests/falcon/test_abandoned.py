@@ -95,7 +95,7 @@ def test_the_next_request_gives_the_connection_back(db: Any, error: type[BaseExc
             client.simulate_get("/fail")
         assert current_scope() is None
         assert client.simulate_get("/ok").headers["ok"] == "True"
-        assert db._in_use == {}
+        assert db.pool_stats().in_use == 0
         assert current_scope() is None
     assert saved() == []
 
@@ -106,7 +106,7 @@ def test_the_next_checkout_gives_it_back_as_well(db: Any) -> None:
         with pytest.raises(Timeout):
             client.simulate_get("/fail")
         assert saved() == []
-        assert db._in_use == {}
+        assert db.pool_stats().in_use == 0
 
 
 def test_its_open_transaction_is_warned_about_and_nothing_called_a_mistake(
@@ -129,7 +129,7 @@ def test_an_error_handler_that_raises_does_not_harm_the_next_request(db: Any) ->
         with pytest.raises(ZeroDivisionError):
             client.simulate_get("/fail")
         assert client.simulate_get("/ok").headers["ok"] == "True"
-        assert db._in_use == {}
+        assert db.pool_stats().in_use == 0
         assert current_scope() is None
     assert saved() == []
 
@@ -160,7 +160,7 @@ def test_a_request_collected_on_another_thread_is_cleared_from_its_own(db: Any) 
         assert current_scope() is not None
         in_thread(gc.collect)
         in_thread(saved)  # a checkout
-        assert db._in_use == {}
+        assert db.pool_stats().in_use == 0
         client.simulate_get("/ok")
         assert current_scope() is None
 
@@ -181,7 +181,7 @@ def test_a_request_inside_another_that_is_dropped_leaves_the_outer_one_alone(db:
     client.app.add_route("/outer", WSGI.resource(outer))
     assert client.simulate_get("/outer").text == "fine"
     client.simulate_get("/ok")
-    assert db._in_use == {}
+    assert db.pool_stats().in_use == 0
 
 
 def test_a_request_made_by_a_thread_of_a_request_does_not_end_it(db: Any) -> None:
@@ -235,13 +235,13 @@ def test_an_installed_app_gives_the_connection_back_at_once(db: Any, kind: Kind,
         with pytest.raises(error):
             await client.app(testing.create_scope(path="/fail"), receive, send)
         assert current_scope() is outer
-        assert db._in_use == {}
+        assert db.pool_stats().in_use == 0
 
     def call() -> None:
         with pytest.raises(error):
             client.simulate_get("/fail")
         assert current_scope() is None
-        assert db._in_use == {}
+        assert db.pool_stats().in_use == 0
 
     for _ in range(LIMIT + 1):
         run(call_async()) if kind.is_async else call()
@@ -275,7 +275,7 @@ def test_a_request_inside_another_of_an_installed_app_leaves_the_outer_one_alone
 
     client.app.add_route("/outer", kind.resource(outer_async if kind.is_async else outer))
     assert client.simulate_get("/outer").text == "fine"
-    assert db._in_use == {}
+    assert db.pool_stats().in_use == 0
 
 
 def test_an_installed_app_is_still_what_it_was(db: Any, kind: Kind) -> None:
@@ -311,7 +311,7 @@ def test_an_async_request_dropped_half_way_does_not_end_the_one_it_interrupts(db
     async def main() -> None:
         dropped = app(testing.create_scope(), receive, send)
         contextvars.copy_context().run(dropped.send, None)
-        assert len(db._in_use) == 1
+        assert db.pool_stats().in_use == 1
         req = testing.create_asgi_req()
         outer = PeeweeMiddleware(db)._begin(req, atomic=False)
         assert outer is not None
@@ -323,7 +323,7 @@ def test_an_async_request_dropped_half_way_does_not_end_the_one_it_interrupts(db
 
     run(main())
     assert saved() == []  # a checkout takes back what it had
-    assert db._in_use == {}
+    assert db.pool_stats().in_use == 0
 
 
 # ASGI, the middleware alone: the end of the request's task ends its scope.
@@ -351,7 +351,7 @@ def test_the_end_of_its_task_gives_the_connection_of_a_request_back(db: Any, err
             with pytest.raises(error):
                 await served(client.app, "/fail")
             await asyncio.sleep(0)
-            assert db._in_use == {}
+            assert db.pool_stats().in_use == 0
             assert current_scope() is None
 
     run(main())
@@ -373,12 +373,12 @@ def test_a_cancelled_request_gives_the_connection_back(db: Any) -> None:
             task = served(app, "/")
             await begun.wait()
             begun.clear()
-            assert len(db._in_use) == 1
+            assert db.pool_stats().in_use == 1
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
             await asyncio.sleep(0)
-            assert db._in_use == {}
+            assert db.pool_stats().in_use == 0
 
     run(main())
     assert saved() == []
@@ -401,12 +401,12 @@ def test_an_async_request_inside_another_that_is_dropped_leaves_the_outer_one_al
         assert session(db) == mine
         with peewee_web.scope():
             session(db)  # a checkout
-        assert len(db._in_use) == 1
+        assert db.pool_stats().in_use == 1
         resp.text = "fine"
 
     client.app.add_route("/outer", ASGI.resource(outer))
     assert client.simulate_get("/outer").text == "fine"
-    assert db._in_use == {}
+    assert db.pool_stats().in_use == 0
 
 
 def test_a_request_made_by_a_task_of_a_request_does_not_end_it(db: Any) -> None:

@@ -81,10 +81,10 @@ def test_an_endless_body_ends_when_its_client_leaves(db: Any, pause: float | Non
                 app, body=request_body and list(request_body), content_length=6 if request_body else None
             )
             await exchange.has_sent(5)
-            assert len(db._in_use) == 1
+            assert db.pool_stats().in_use == 1
             exchange.left.set()
             await exchange.task
-            assert db._in_use == {}
+            assert db.pool_stats().in_use == 0
             assert len(closed) == count
 
     run(main())
@@ -133,7 +133,7 @@ def test_a_body_ends_at_once_for_a_client_that_left_before_the_first_byte(db: An
         assert not b"".join(message.get("body", b"") for message in exchange.sent)
 
     run(main())
-    assert db._in_use == {}
+    assert db.pool_stats().in_use == 0
 
 
 def test_a_cancelled_body_gives_the_connection_back(db: Any) -> None:
@@ -146,7 +146,7 @@ def test_a_cancelled_body_gives_the_connection_back(db: Any) -> None:
         with pytest.raises(asyncio.CancelledError):
             await exchange.task
         await asyncio.sleep(0)
-        assert db._in_use == {}
+        assert db.pool_stats().in_use == 0
 
     run(main())
     assert len(closed) == 1
@@ -173,7 +173,7 @@ def test_a_server_that_refuses_to_send_ends_the_body(db: Any) -> None:
 
         with pytest.raises(OSError, match="gone"):
             await app(testing.create_scope(), receive, send)
-        assert db._in_use == {}
+        assert db.pool_stats().in_use == 0
 
     run(main())
     assert len(closed) == 1
@@ -201,7 +201,7 @@ def test_a_body_is_closed_as_falcon_has_it(db: Any) -> None:
     client = testing.TestClient(app_of(lambda req, resp: setattr(resp, "stream", Body()), db))
     for _ in range(LIMIT + 1):
         assert client.simulate_get("/").text == "000"
-        assert db._in_use == {}
+        assert db.pool_stats().in_use == 0
     assert closed == [0] * (LIMIT + 1)
 
 
@@ -212,7 +212,7 @@ def test_what_can_not_be_streamed_is_refused_by_falcon_as_ever(db: Any) -> None:
 
     with pytest.raises(TypeError, match="must be a generator or implement an __aiter__ method"):
         testing.TestClient(app_of(respond, db)).simulate_get("/")
-    assert db._in_use == {}
+    assert db.pool_stats().in_use == 0
 
 
 # Server-sent events.
@@ -244,7 +244,7 @@ def test_an_event_stream_keeps_no_connection_between_events(db: Any) -> None:
         exchange = Exchange(app_of(lambda req, resp: setattr(resp, "sse", events(closed, db)), db))
         for count in range(2, 6):
             await exchange.has_sent(count)
-            assert db._in_use == {}
+            assert db.pool_stats().in_use == 0
         exchange.left.set()
         await exchange.task
 
@@ -257,9 +257,9 @@ def test_an_event_stream_in_a_transaction_keeps_its_connection(db: Any) -> None:
     async def main() -> None:
         exchange = Exchange(app_of(lambda req, resp: setattr(resp, "sse", events(closed, db, 2, keep=True)), db))
         await exchange.has_sent(2)
-        assert len(db._in_use) == 1
+        assert db.pool_stats().in_use == 1
         await exchange.task
-        assert db._in_use == {}
+        assert db.pool_stats().in_use == 0
 
     run(main())
     assert saved() == ["event", "event"]
@@ -274,7 +274,7 @@ def test_an_event_stream_that_ends_closes_its_emitter_in_the_scope(db: Any) -> N
         await exchange.task
         assert len(exchange.sent) == 1 + 3 + 1
         assert closed == [(True, 0)]
-        assert db._in_use == {}
+        assert db.pool_stats().in_use == 0
 
     run(main())
 
@@ -291,7 +291,7 @@ def test_an_emitter_that_falcon_drops_is_closed_in_the_scope(db: Any) -> None:
 
     run(main())
     assert closed[0][0]
-    assert db._in_use == {}
+    assert db.pool_stats().in_use == 0
 
 
 def test_a_cancelled_event_stream_gives_the_connection_back(db: Any) -> None:
@@ -305,7 +305,7 @@ def test_a_cancelled_event_stream_gives_the_connection_back(db: Any) -> None:
             await exchange.task
         for _ in range(5):
             await asyncio.sleep(0)
-        assert db._in_use == {}
+        assert db.pool_stats().in_use == 0
 
     run(main())
     assert closed[0][0]
@@ -316,7 +316,7 @@ def test_falcons_test_client_may_ask_for_events(db: Any, method: str) -> None:
     closed: list[Any] = []
     client = ASGI.serve(lambda req, resp: setattr(resp, "sse", events(closed, db)), middleware=[PeeweeMiddleware(db)])
     assert client.simulate_request(method, "/").status_code == 200
-    assert db._in_use == {}
+    assert db.pool_stats().in_use == 0
 
 
 def test_an_async_generator_function_as_events_is_refused_by_falcon_as_ever(db: Any) -> None:
@@ -325,4 +325,4 @@ def test_an_async_generator_function_as_events_is_refused_by_falcon_as_ever(db: 
 
     with pytest.raises(TypeError, match=r"Response.sse must be an async iterable"):
         testing.TestClient(app_of(lambda req, resp: setattr(resp, "sse", emitter), db)).simulate_get("/")
-    assert db._in_use == {}
+    assert db.pool_stats().in_use == 0

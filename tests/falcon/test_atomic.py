@@ -30,7 +30,7 @@ def test_a_status_below_400_commits(kind: Kind, db: Any, status: Any) -> None:
     client = kind.serve(writes(status), middleware=[PeeweeMiddleware(db, atomic=True)])
     client.simulate_get("/")
     assert saved() == ["a"]
-    assert db._in_use == {}
+    assert db.pool_stats().in_use == 0
 
 
 @pytest.mark.parametrize("status", [falcon.HTTP_400, 404, "599 Mine"])
@@ -119,7 +119,7 @@ def test_a_commit_that_fails_is_a_failed_response(
     assert "never" not in answer.text
     monkeypatch.undo()
     assert saved() == []
-    assert db._in_use == {}
+    assert db.pool_stats().in_use == 0
 
 
 def test_a_failed_commit_can_be_handled_by_the_app(kind: Kind, db: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -231,6 +231,9 @@ def test_a_transaction_of_its_own_left_open_rolls_the_whole_back(kind: Kind, db:
 def test_the_driver_is_out_of_the_transaction_when_the_answer_is_there(kind: Kind, db: Any) -> None:
     client = kind.serve(writes(), middleware=[PeeweeMiddleware(db, atomic=True)])
     client.simulate_get("/")
-    (idle,) = (entry[-1] for entry in db._connections)
-    assert isinstance(idle, sqlite3.Connection)
-    assert not idle.in_transaction
+    lease = db.pool.checkout()
+    try:
+        assert isinstance(lease.connection, sqlite3.Connection)
+        assert not lease.connection.in_transaction
+    finally:
+        db.pool.checkin(lease)

@@ -32,7 +32,7 @@ def test_a_streamed_body_queries_on_the_connection_of_its_request(kind: Kind, db
     client = kind.serve(respond, middleware=[PeeweeMiddleware(db)])
     for _ in range(2 * LIMIT):
         assert client.simulate_get("/").text == "TrueTrueTrue"
-        assert db._in_use == {}
+        assert db.pool_stats().in_use == 0
 
 
 def test_a_body_may_read_rows_while_it_is_sent(kind: Kind, db: Any) -> None:
@@ -56,7 +56,7 @@ def test_head_of_a_streamed_body_gives_the_connection_back(kind: Kind, db: Any, 
     client = kind.serve(respond, middleware=[PeeweeMiddleware(db)])
     for _ in range(LIMIT + 1):
         assert client.simulate_head("/").content == b""
-        assert db._in_use == {}
+        assert db.pool_stats().in_use == 0
 
 
 @pytest.mark.parametrize("status", [204, falcon.HTTP_304])
@@ -68,7 +68,7 @@ def test_a_status_without_a_body_gives_the_connection_back(kind: Kind, db: Any, 
     client = kind.serve(respond, middleware=[PeeweeMiddleware(db)])
     for _ in range(LIMIT + 1):
         client.simulate_get("/")
-        assert db._in_use == {}
+        assert db.pool_stats().in_use == 0
 
 
 def test_a_stream_beside_a_complete_body_is_not_sent_and_keeps_nothing(kind: Kind, db: Any) -> None:
@@ -79,7 +79,7 @@ def test_a_stream_beside_a_complete_body_is_not_sent_and_keeps_nothing(kind: Kin
     client = kind.serve(respond, middleware=[PeeweeMiddleware(db)])
     for _ in range(LIMIT + 1):
         assert client.simulate_get("/").text == "text"
-        assert db._in_use == {}
+        assert db.pool_stats().in_use == 0
 
 
 def test_an_error_after_a_stream_was_set_gives_the_connection_back(kind: Kind, db: Any) -> None:
@@ -91,7 +91,7 @@ def test_an_error_after_a_stream_was_set_gives_the_connection_back(kind: Kind, d
     client = kind.serve(respond, middleware=[PeeweeMiddleware(db)])
     for _ in range(LIMIT + 1):
         assert client.simulate_get("/").status_code == 409
-        assert db._in_use == {}
+        assert db.pool_stats().in_use == 0
 
 
 def test_a_body_that_fails_half_way_is_rolled_back(kind: Kind, db: Any) -> None:
@@ -108,7 +108,7 @@ def test_a_body_that_fails_half_way_is_rolled_back(kind: Kind, db: Any) -> None:
     for _ in range(LIMIT + 1):
         with pytest.raises(ZeroDivisionError):
             client.simulate_get("/")
-        assert db._in_use == {}
+        assert db.pool_stats().in_use == 0
     assert saved() == []
     assert current_scope() is None
 
@@ -137,10 +137,10 @@ def test_a_client_that_goes_away_ends_the_body(db: Any) -> None:
     for count in range(1, LIMIT + 2):
         body = open_body(app)
         next(iter(body))
-        assert len(db._in_use) == 1
+        assert db.pool_stats().in_use == 1
         assert current_scope() is None
         body.close()
-        assert db._in_use == {}
+        assert db.pool_stats().in_use == 0
         assert len(closed) == count
         assert closed[-1] is not None
 
@@ -152,9 +152,9 @@ def test_a_body_that_is_never_begun_gives_the_connection_back(db: Any) -> None:
 
     app = WSGI.serve(respond, middleware=[PeeweeMiddleware(db)]).app
     body = open_body(app)
-    assert len(db._in_use) == 1
+    assert db.pool_stats().in_use == 1
     body.close()
-    assert db._in_use == {}
+    assert db.pool_stats().in_use == 0
 
 
 def test_a_file_like_body_may_query(kind: Kind, db: Any) -> None:
@@ -184,7 +184,7 @@ def test_a_file_like_body_may_query(kind: Kind, db: Any) -> None:
     )
     for _ in range(LIMIT + 1):
         assert client.simulate_get("/").text == "000"
-        assert db._in_use == {}
+        assert db.pool_stats().in_use == 0
     assert closed == [0] * (LIMIT + 1)
 
 
@@ -197,7 +197,7 @@ def test_a_file_is_sent_without_a_connection(db: Any, tmp_path: Path) -> None:
 
     app = WSGI.serve(respond, middleware=[PeeweeMiddleware(db)]).app
     body = open_body(app)
-    assert db._in_use == {}
+    assert db.pool_stats().in_use == 0
     assert b"".join(body) == b"content"
     body.close()
 
@@ -240,7 +240,7 @@ def test_an_open_transaction_keeps_the_connection_for_a_file_and_is_then_rolled_
 
     app = WSGI.serve(respond, middleware=[PeeweeMiddleware(db)]).app
     body = open_body(app)
-    assert len(db._in_use) == 1
+    assert db.pool_stats().in_use == 1
     body.close()
-    assert db._in_use == {}
+    assert db.pool_stats().in_use == 0
     assert saved() == []

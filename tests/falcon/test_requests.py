@@ -22,15 +22,15 @@ from tests.falcon.conftest import LIMIT, Kind, Note, run, saved, session
 def test_a_request_without_a_query_takes_no_connection(kind: Kind, db: Any) -> None:
     def respond(req: Any, resp: Any) -> None:
         assert current_scope() is not None
-        resp.text = str(len(db._in_use))
+        resp.text = str(db.pool_stats().in_use)
 
     assert kind.serve(respond, middleware=[PeeweeMiddleware(db)]).simulate_get("/").text == "0"
-    assert db._in_use == {}
+    assert db.pool_stats().in_use == 0
 
 
 def test_an_eager_request_has_a_connection_before_its_responder(kind: Kind, db: Any) -> None:
     client = kind.serve(
-        lambda req, resp: resp.set_header("in-use", str(len(db._in_use))),
+        lambda req, resp: resp.set_header("in-use", str(db.pool_stats().in_use)),
         middleware=[PeeweeMiddleware(db, lazy=False)],
     )
     assert client.simulate_get("/").headers["in-use"] == "1"
@@ -61,10 +61,10 @@ def test_a_complete_body_has_given_the_connection_back_before_it_is_sent(kind: K
         """Listed first, so its hook is the last one before Falcon sends."""
 
         def process_response(self, *arguments: Any) -> None:
-            in_use.append(len(db._in_use))
+            in_use.append(db.pool_stats().in_use)
 
         async def process_response_async(self, *arguments: Any) -> None:
-            in_use.append(len(db._in_use))
+            in_use.append(db.pool_stats().in_use)
 
     client = kind.serve(respond, middleware=[Last(), PeeweeMiddleware(db)])
     assert client.simulate_get("/").status_code == 200
@@ -88,7 +88,7 @@ def test_what_a_responder_raises_gives_the_connection_back(
     client = kind.serve(respond, middleware=[PeeweeMiddleware(db)], independent_middleware=independent)
     for _ in range(LIMIT + 1):
         assert client.simulate_get("/").status_code in (204, 404, 500)
-        assert db._in_use == {}
+        assert db.pool_stats().in_use == 0
         assert current_scope() is None
     assert saved() == []
 
@@ -118,7 +118,7 @@ def test_another_middleware_that_raises_loses_nothing(
     )
     for _ in range(LIMIT + 1):
         assert client.simulate_get("/").status_code == 500
-        assert db._in_use == {}
+        assert db.pool_stats().in_use == 0
         assert current_scope() is None
 
 
@@ -134,7 +134,7 @@ def test_a_middleware_that_completes_the_response_early_loses_nothing(kind: Kind
     client = kind.serve(lambda req, resp: None, middleware=[PeeweeMiddleware(db), Early()])
     for _ in range(LIMIT + 1):
         assert client.simulate_get("/").text == "0"
-        assert db._in_use == {}
+        assert db.pool_stats().in_use == 0
 
 
 def test_an_error_handler_runs_in_the_scope_of_its_request(kind: Kind, db: Any) -> None:
@@ -209,7 +209,7 @@ def test_a_responder_may_close_and_connect_as_it_likes(kind: Kind, db: Any) -> N
     client = kind.serve(respond, middleware=[PeeweeMiddleware(db)])
     for _ in range(LIMIT + 1):
         assert client.simulate_get("/").status_code == 200
-        assert db._in_use == {}
+        assert db.pool_stats().in_use == 0
 
 
 def test_a_request_inside_a_request_has_a_scope_of_its_own(db: Any) -> None:
@@ -372,4 +372,4 @@ def test_a_sink_and_a_static_route_are_served_as_well(kind: Kind, db: Any, tmp_p
     assert client.simulate_get("/sink/x").text == "0"
     assert client.simulate_get("/static/file.txt").text == "static"
     assert client.simulate_get("/static/file.txt", headers={"Range": "bytes=2-"}).text == "atic"
-    assert db._in_use == {}
+    assert db.pool_stats().in_use == 0

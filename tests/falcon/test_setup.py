@@ -24,7 +24,7 @@ def test_the_middleware_is_all_that_an_app_needs(kind: Kind, db: Any) -> None:
     client = kind.serve(respond, middleware=[PeeweeMiddleware(db)])
     assert client.simulate_get("/").json == ["a"]
     assert client.simulate_get("/").json == ["a", "a"]
-    assert db._in_use == {}
+    assert db.pool_stats().in_use == 0
 
 
 @pytest.mark.parametrize("independent", [True, False])
@@ -36,7 +36,7 @@ def test_middleware_may_be_dependent_or_independent(kind: Kind, db: Any, indepen
     )
     assert client.simulate_get("/").status_code == 200
     assert client.simulate_get("/missing").status_code == 404
-    assert db._in_use == {}
+    assert db.pool_stats().in_use == 0
 
 
 def test_install_serves_an_app_that_exists(kind: Kind, db: Any) -> None:
@@ -44,7 +44,7 @@ def test_install_serves_an_app_that_exists(kind: Kind, db: Any) -> None:
     install(app, db)
     app.add_route("/", kind.resource(lambda req, resp: Note.create(text="a")))
     assert testing.TestClient(app).simulate_get("/").status_code == 200
-    assert db._in_use == {}
+    assert db.pool_stats().in_use == 0
 
 
 def test_install_goes_before_the_middleware_that_is_there(kind: Kind, db: Any) -> None:
@@ -128,7 +128,7 @@ def test_two_apps_of_one_process_have_their_own_databases(kind: Kind, tmp_path: 
     clients = [kind.serve(respond, middleware=[PeeweeMiddleware(database)]) for database in databases]
     assert [client.simulate_get("/").text for client in clients] == ["0.db", "1.db"]
     for database in databases:
-        assert database._in_use == {}
+        assert database.pool_stats().in_use == 0
         database.close_all()
 
 
@@ -137,7 +137,7 @@ def test_one_middleware_may_serve_apps_of_both_kinds(db: Any) -> None:
     for kind in (Kind(False), Kind(True)):
         client = kind.serve(lambda req, resp: Note.create(text="a"), middleware=[middleware])
         assert client.simulate_get("/").status_code == 200
-    assert db._in_use == {}
+    assert db.pool_stats().in_use == 0
 
 
 def test_several_databases_are_given_back_together(kind: Kind, db: Any, tmp_path: Path) -> None:
@@ -146,11 +146,11 @@ def test_several_databases_are_given_back_together(kind: Kind, db: Any, tmp_path
     def respond(req: Any, resp: Any) -> None:
         db.execute_sql("SELECT 1")
         reports.execute_sql("SELECT 1")
-        assert len(db._in_use) == len(reports._in_use) == 1
+        assert db.pool_stats().in_use == reports.pool_stats().in_use == 1
 
     client = kind.serve(respond, middleware=[PeeweeMiddleware({"default": db, "reports": reports})])
     assert client.simulate_get("/").status_code == 200
-    assert reports._in_use == {}
+    assert reports.pool_stats().in_use == 0
     reports.close_all()
 
 
@@ -161,7 +161,7 @@ def test_excluded_paths_and_uri_templates_have_no_scope(
 ) -> None:
     class Resource:
         def on_get(self, req: Any, resp: Any, number: str) -> None:
-            resp.media = [current_scope() is None, len(db._in_use)]
+            resp.media = [current_scope() is None, db.pool_stats().in_use]
 
     class AsyncResource:
         async def on_get(self, req: Any, resp: Any, number: str) -> None:
@@ -186,7 +186,7 @@ def test_an_excluded_template_commits_what_earlier_middleware_wrote(kind: Kind, 
 
     class Resource:
         def on_get(self, req: Any, resp: Any, name: str) -> None:
-            assert db._in_use == {}
+            assert db.pool_stats().in_use == 0
             raise falcon.HTTPBadRequest
 
     class AsyncResource:

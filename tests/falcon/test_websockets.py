@@ -46,14 +46,14 @@ def test_a_websocket_keeps_no_connection_while_it_waits_for_its_client(db: Any, 
         while True:
             Note.create(text=await ws.receive_text())
             scopes.append(current_scope())
-            assert len(db._in_use) == 1
+            assert db.pool_stats().in_use == 1
             await ws.send_text(str(Note.select().count()))
 
     async def conversation(ws: Any) -> None:
         for count in range(1, 2 * LIMIT):
             await ws.send_text("note")
             assert await ws.receive_text() == str(count)
-            assert db._in_use == {}
+            assert db.pool_stats().in_use == 0
 
     app = app_of(serve, db)
     app.ws_options.max_receive_queue = queue
@@ -77,7 +77,7 @@ def test_a_websocket_that_only_receives_keeps_no_connection_either(db: Any, queu
             waits.clear()
             await ws.send_text("note")
             await waits.wait()
-            assert db._in_use == {}
+            assert db.pool_stats().in_use == 0
 
     app = app_of(serve, db)
     app.ws_options.max_receive_queue = queue
@@ -96,7 +96,7 @@ def test_a_websocket_that_only_sends_keeps_no_connection_either(db: Any) -> None
     async def conversation(ws: Any) -> None:
         for _ in range(3):
             assert await ws.receive_text() == "0"
-            assert db._in_use == {}
+            assert db.pool_stats().in_use == 0
         await ws.send_text("bye")
 
     talk(app_of(serve, db), conversation)
@@ -159,7 +159,7 @@ def test_a_websocket_that_fails_is_rolled_back(db: Any, error: type[BaseExceptio
                         assert await ws.receive_text() == "x"
                         await ws.send_text("fail")
                 await asyncio.sleep(0)
-                assert db._in_use == {}
+                assert db.pool_stats().in_use == 0
 
     run(main())
     assert saved() == []
@@ -178,9 +178,9 @@ def test_a_client_that_leaves_in_a_transaction_gives_the_connection_back(db: Any
             for _ in range(LIMIT + 1):
                 async with conductor.simulate_ws("/") as ws:
                     await ws.receive_text()
-                    assert len(db._in_use) == 1
+                    assert db.pool_stats().in_use == 1
                 await asyncio.sleep(0)
-                assert db._in_use == {}
+                assert db.pool_stats().in_use == 0
 
     run(main())
     assert saved() == []
@@ -224,7 +224,7 @@ def test_no_connection_closes_it_with_the_code_of_a_503(db: Any, lazy: bool) -> 
 
 def test_an_eager_websocket_has_a_connection_before_its_responder(db: Any) -> None:
     async def serve(ws: Any) -> None:
-        assert len(db._in_use) == 1
+        assert db.pool_stats().in_use == 1
         await ws.accept()
         await ws.send_text("x")
         await ws.receive_text()

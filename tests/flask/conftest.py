@@ -37,7 +37,7 @@ class Site:
 
     @property
     def in_use(self) -> int:
-        return len(self.database._in_use)
+        return self.database.pool_stats().in_use
 
     def add(self, text: str) -> None:
         self.Note.create(text=text)
@@ -64,7 +64,7 @@ def new_database(tmp_path: Path) -> Iterator[Callable[..., Any]]:
 
     yield make
     for database in made:
-        assert database._in_use == {}, database
+        assert database.pool_stats().in_use == 0, database
         database.close_all()
 
 

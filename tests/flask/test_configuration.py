@@ -104,7 +104,7 @@ def test_several_databases_are_reached_by_name(new_database: Callable[..., Any])
         one(db.database)
         assert Report.table_exists()
         assert not main.table_exists("report")
-        return f"{len(main._in_use)} {len(reports._in_use)} {list(db.databases)}"
+        return f"{main.pool_stats().in_use} {reports.pool_stats().in_use} {list(db.databases)}"
 
     assert app.test_client().get("/").text == "1 1 ['default', 'reports']"
 
@@ -233,7 +233,7 @@ def test_nothing_is_connected_before_a_query_asks_for_it(site: Site) -> None:
         assert site.db.databases["default"] is site.database
     site.app.add_url_rule("/", view_func=lambda: "no query")
     assert site.client.get("/").text == "no query"
-    assert site.database._connections == []
+    assert site.database.pool_stats().idle == 0
 
 
 # What goes without.

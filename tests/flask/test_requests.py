@@ -61,7 +61,7 @@ def test_a_view_without_a_query_takes_no_connection(site: Site) -> None:
     site.database.close_idle()
     assert site.client.get("/").text == "0"
     assert site.client.get("/nowhere").status_code == 404
-    assert site.database._connections == []
+    assert site.database.pool_stats().idle == 0
 
 
 def test_a_view_may_close_connect_and_open_blocks(site: Site) -> None:

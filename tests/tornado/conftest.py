@@ -131,7 +131,7 @@ def names() -> list[str]:
 
 
 def in_use(database: Any) -> int:
-    return len(database._in_use)
+    return database.pool_stats().in_use
 
 
 def session() -> int:

@@ -1,17 +1,21 @@
 """Adoption: a Peewee database that exists already keeps its connections per scope instead of per thread.
 
-``adopt(database)`` gives it the methods of ``ScopedConnections``; the ready pooled classes (``databases.py``) have them
+``adopt(database)`` gives it the methods of ``Pooling``; the ready pooled classes (``databases.py``) have them
 from the start.
 """
 
 from __future__ import annotations
 
 import functools
+import math
+import sys
 from typing import Any, TypeVar
 
 from peewee import Database, SqliteDatabase
+from playhouse.pool import PooledDatabase as PlayhousePool
 
-from .connections import ScopedConnections
+from .options import PoolOptions
+from .pooled import Pooling
 from .sqlite import close_thread_bound, share_memory
 
 D = TypeVar("D", bound=Database)
@@ -20,7 +24,7 @@ D = TypeVar("D", bound=Database)
 @functools.cache
 def _scoped_class(plain: type[Database]) -> type[Database]:
     namespace = {"__module__": plain.__module__, "__qualname__": plain.__qualname__, "__doc__": plain.__doc__}
-    return type(plain.__name__, (_same_layout(plain), ScopedConnections, plain), namespace)
+    return type(plain.__name__, (_same_layout(plain), Pooling, plain), namespace)
 
 
 def _same_layout(plain: type) -> type:
@@ -43,7 +47,7 @@ def adopt(database: D) -> D:
     object's class becomes a subclass of its own class, so ``isinstance`` holds. Raises `TypeError` for what is not a
     synchronous Peewee database.
     """
-    if isinstance(database, ScopedConnections):
+    if isinstance(database, Pooling):
         return database
     if not isinstance(database, Database):
         raise TypeError(
@@ -58,7 +62,23 @@ def adopt(database: D) -> D:
     if isinstance(database, SqliteDatabase):
         share_memory(database)
         close_thread_bound(database)
+    options = _options_of(database)
     database.__class__ = _scoped_class(type(database))  # type: ignore[assignment, arg-type]  # still a D
-    assert isinstance(database, ScopedConnections)
-    database.join_scopes()
+    assert isinstance(database, Pooling)
+    database.join_scopes(options)
     return database
+
+
+def _options_of(database: Database) -> PoolOptions:
+    if not isinstance(database, PlayhousePool):
+        # As in Peewee: no bound, and each connection is closed after its use.
+        return PoolOptions(max_connections=None, max_idle=0, max_connecting=sys.maxsize)
+    # Ours takes the place of its pool, which connects under a lock and probes without a limit in time.
+    options = PoolOptions(
+        max_connections=database._max_connections,
+        max_lifetime=database._stale_timeout,
+        timeout=0 if database._wait_timeout == math.inf else database._wait_timeout,
+    )
+    database.close_idle()
+    database._max_connections = None
+    return options

@@ -1,7 +1,7 @@
-"""What a Peewee database does differently once its connections belong to scopes.
+"""What a Peewee database does differently once its connections belong to scopes, and come from a pool.
 
 All that is Peewee's own stays Peewee's: what is overridden here only decides which connection is meant, who may use it
-now, and where it goes afterwards.
+now, and where it comes from and goes to.
 """
 
 from __future__ import annotations
@@ -9,23 +9,27 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-import time
+import math
 from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from peewee import Database, InterfaceError, OperationalError, SqliteDatabase
-from playhouse.pool import MaxConnectionsExceeded
+from peewee import __exception_wrapper__ as in_peewees_terms  # type: ignore[attr-defined]  # left out of the stubs
 from playhouse.pool import PooledDatabase as PlayhousePool
 
-from .drivers import in_transaction, is_lost, is_outage, mid_statement, transaction_failed
-from .errors import DatabaseUnavailable, PoolTimeout, ScopeClosed, ScopeError
+from .drivers import Status
+from .errors import ScopeClosed, ScopeError
+from .options import PoolOptions
+from .places import caller, described
+from .pool import Pool
 from .scope import CurrentState, current_scope, on_event_loop
-from .sqlite import is_bound_elsewhere, prepare
+from .sqlite import prepare
 from .state import OPENED_BY_SCOPE, ConnectionState, Orphan, ScopedState, ThreadStates
-from .transactions import ScopedSavepoint, has_open_transaction, place_of_caller, warn_of_open_transaction
+from .transactions import ScopedSavepoint, has_open_transaction, warn_of_open_transaction
 
 if TYPE_CHECKING:
+    from .lease import Lease
 
     class PeeweeDatabase(Database):
         """The names of Peewee's ``Database`` that its type stubs leave out and this file stands on (4.5)."""
@@ -33,13 +37,15 @@ if TYPE_CHECKING:
         _state: Any
         _lock: Any
 
+        def init(self, *args: Any, **options: Any) -> None: ...
         def begin(self, *args: Any, **options: Any) -> None: ...
         def connection(self) -> Any: ...
         def cursor(self, named_cursor: Any = None) -> Any: ...
         def pop_transaction(self) -> Any: ...
         def _connect(self) -> Any: ...
-        def _is_closed(self, conn: Any) -> bool: ...
         def _close(self, conn: Any) -> None: ...
+        def _initialize_connection(self, conn: Any) -> None: ...
+        def _set_server_version(self, conn: Any) -> None: ...
         def _execute_cursor(self, sql: str, params: Any, **options: Any) -> Any: ...
 
 else:
@@ -47,30 +53,69 @@ else:
 
 logger = logging.getLogger("peewee_web")
 
-# A first pause that is shorter than a statement usually takes, and a longest that nobody notices in a web page.
-_ASYNC_PAUSES = (0.001, 0.05)
+# Seconds for which an event loop may be made to stand still, by the one thing that it can't await: a lazy checkout.
+_LOOP_PATIENCE = 1.0
 
 
 class ScopedConnections(PeeweeDatabase):
     """Mixin over a Peewee ``Database``: its connections belong to scopes. Thread-safe, and safe across coroutines."""
 
+    #: Where the connections come from.
+    pool: Pool
+    #: The leases that finalizers have left to be checked in.
     orphans: deque[Orphan]
 
-    def join_scopes(self) -> None:
+    def join_scopes(self, options: PoolOptions) -> None:
         """Replace the state and the lock that Peewee's constructor made. Called once, before the database is shared."""
         self.orphans = deque()
+        self.pool = Pool(
+            self._open,
+            options,
+            close_connection=self._close_for_good,
+            reclaim=self.take_back_orphans,
+            inline=isinstance(self, SqliteDatabase),
+        )
+        # A SQLite connection of before may be bound to its thread.
+        admit = functools.partial(self.pool.admit, keep=not isinstance(self, SqliteDatabase))
         if self.thread_safe:
-            states = ThreadStates(self.orphans, before=self._state)
-            find = states.find
+            find = ThreadStates(self.orphans, self._state, admit).find
         else:
             shared = ConnectionState()
-            shared.take_over(self._state)
+            shared.take_over(self._state, admit)
             find = lambda: shared  # noqa: E731  # one state for all threads: what `thread_safe=False` asks for
         self._state = CurrentState(self, find)
         # Peewee holds this one over network calls; the turn of the scope's state takes its place.
         self._lock = ConnectionState()
 
-    # What Peewee calls to find, open and use a connection.
+    # Where connections come from and go to: called by the pool.
+
+    def _open(self) -> Any:
+        """A new physical connection. Peewee's `_connect`, which an app may have overridden, makes it."""
+        with in_peewees_terms:
+            conn = self._connect()
+            if self.server_version is None:
+                try:
+                    self._set_server_version(conn)
+                except BaseException:
+                    with suppress(Exception):
+                        self._close_for_good(conn)
+                    raise
+        return conn
+
+    def _connect(self) -> Any:
+        if isinstance(self, SqliteDatabase):
+            prepare(self)
+        if isinstance(self, PlayhousePool):
+            self._in_use.clear()  # it is out of work: what it hands on is opened for our pool
+        return super()._connect()
+
+    def _close_for_good(self, conn: Any) -> None:
+        if isinstance(self, PlayhousePool):
+            self._close(conn, close_conn=True)
+        else:
+            self._close(conn)
+
+    # What Peewee calls to find, open, use and close a connection.
 
     def connect(self, reuse_if_open: bool = False) -> bool:
         """As Peewee's. Raises `PoolTimeout`, `DatabaseUnavailable`, or `ScopeClosed` when the scope has ended."""
@@ -79,48 +124,45 @@ class ScopedConnections(PeeweeDatabase):
             if state.ended:
                 raise ScopeClosed
             if not state.closed:
-                return super().connect(reuse_if_open)
-            # Whoever could end the wait of an event loop's thread is a coroutine of the same loop.
-            self._establish(state, waiting=not on_event_loop())
+                if reuse_if_open:
+                    return False
+                raise OperationalError("Connection already opened.")
+            self._establish(state)
         return True
 
-    def _establish(self, state: ConnectionState, *, waiting: bool) -> None:
+    def _establish(self, state: ConnectionState) -> None:
+        if self.deferred:
+            raise InterfaceError("this database must be initialized before it is used: call its init() with a name")
+        if self.orphans:
+            self.take_back_orphans()
+        # Whoever could end the wait of a loop's thread is a coroutine of the same loop.
+        state.hold(
+            self.pool.checkout(waiting=False, within=_LOOP_PATIENCE) if on_event_loop() else self.pool.checkout()
+        )
+        self._begin_use(state)
+
+    def _begin_use(self, state: ConnectionState) -> None:
         try:
-            self._dial(waiting)
+            with in_peewees_terms:
+                self._initialize_connection(state.conn)
             scope = current_scope()
             if isinstance(state, ScopedState) and scope is not None and scope.is_atomic_for(self):
                 self.begin_request_transaction(state)
         except BaseException:
-            if state.conn is not None:  # the first use of the connection failed: it is not fit for a second
-                self._discard(state)
+            self.discard(state)  # its first use failed: it is not fit for a second
             raise
 
-    def _dial(self, waiting: bool) -> None:
-        try:
-            if waiting or not isinstance(self, PlayhousePool):
-                super().connect()
-            else:
-                Database.connect(self)  # past the pool's own method, which is where it waits
-        except MaxConnectionsExceeded as error:
-            raise PoolTimeout(self._describe_exhaustion(waiting)) from error
-        except (OperationalError, InterfaceError, OSError) as error:
-            if not is_outage(error):
-                raise
-            raise DatabaseUnavailable(f"no connection to the database: {_first_line(error)}") from error
-
-    def _describe_exhaustion(self, waited: bool) -> str:
-        assert isinstance(self, PlayhousePool)
-        if not self._wait_timeout:
-            when = "at once, and with timeout=None the pool waits for none"
-        elif waited:
-            when = f"in {self._wait_timeout:.1f} s"
-        else:
-            when = "at once, and an event loop must not wait for one"
-        return f"no connection became free {when} ({len(self._in_use)} of {self._max_connections} in use)"
-
     def close(self) -> bool:
-        with self._state.find():
-            return super().close()
+        """As Peewee's: give the connection back. Returns whether there was one."""
+        state: ConnectionState = self._state.find()
+        with state:
+            if self.deferred:
+                raise InterfaceError("this database must be initialized before it is used: call its init() with a name")
+            if state.transactions:
+                raise OperationalError("Attempting to close database while transaction is open.")
+            was_open = not state.closed
+            self._let_go(state)
+            return was_open
 
     def cursor(self, named_cursor: Any = None) -> Any:
         self.ensure_open()
@@ -134,31 +176,40 @@ class ScopedConnections(PeeweeDatabase):
         """Within a scope connecting is the scope's business, also with ``autoconnect=False``; outside, do nothing."""
         state: ConnectionState = self._state.find()
         if state.closed and state.scoped:
-            self._open_for_scope(state, waiting=not on_event_loop())
-
-    def _open_for_scope(self, state: ConnectionState, *, waiting: bool) -> None:
-        with state:
-            if state.ended:
-                raise ScopeClosed
-            if state.closed:
-                self._establish(state, waiting=waiting)
-                if OPENED_BY_SCOPE not in state.ctx:
-                    state.ctx.append(OPENED_BY_SCOPE)
+            with state:
+                if state.ended:
+                    raise ScopeClosed
+                if state.closed:
+                    self._establish(state)
+                    _keep_open(state)
 
     def _execute_cursor(self, sql: str, params: Any, **options: Any) -> Any:
-        with self._state.find():
-            return super()._execute_cursor(sql, params, **options)
+        state: ConnectionState = self._state.find()
+        with state:
+            try:
+                return super()._execute_cursor(sql, params, **options)
+            except Exception as error:
+                self._note(error, state)
+                raise
+
+    def _note(self, error: Exception, state: ConnectionState) -> None:
+        if state.lease is not None and _status(state) is Status.LOST:
+            self.pool.note_lost(state.lease)
 
     def begin(self, *args: Any, **options: Any) -> None:
         state: ConnectionState = self._state.find()
         with state:
             super().begin(*args, **options)
-            state.transaction_place = place_of_caller()
+            state.transaction_place = caller()
 
     def commit(self) -> None:
         state: ConnectionState = self._state.find()
         with state:
-            super().commit()
+            try:
+                super().commit()
+            except Exception as error:
+                self._note(error, state)
+                raise
             state.transaction_place = None
 
     def rollback(self) -> None:
@@ -170,7 +221,8 @@ class ScopedConnections(PeeweeDatabase):
         with state:
             try:
                 super().rollback()
-            except (InterfaceError, OperationalError):
+            except (InterfaceError, OperationalError) as error:
+                self._note(error, state)
                 if not self.is_connection_lost():
                     raise
             state.transaction_place = None
@@ -179,103 +231,88 @@ class ScopedConnections(PeeweeDatabase):
         return ScopedSavepoint(self)
 
     def is_connection_lost(self) -> bool:
-        return is_lost(self._state.conn)
+        """Whether the connection of the current scope is known to be gone. Asks nobody."""
+        state: ConnectionState = self._state.find()
+        return state.lease is not None and (state.lease.broken or _status(state) is Status.LOST)
 
     def pop_transaction(self) -> Any:
         if self._state.find().ended:  # rolled back with its scope: it must not seem to be committed now
             raise ScopeClosed
         return super().pop_transaction()
 
-    def _connect(self) -> Any:
-        self.take_back_orphans()
-        if isinstance(self, SqliteDatabase):
-            prepare(self)
-        return super()._connect()
-
-    def _is_closed(self, conn: Any) -> bool:
-        """What a pool asks at checkout. One opened before the database was adopted may be bound to its thread."""
-        return (isinstance(self, SqliteDatabase) and is_bound_elsewhere(conn)) or super()._is_closed(conn)
-
     # What a scope calls (`scope.ScopeAware`).
 
     async def ensure_open_async(self) -> None:
-        """Open the current scope's connection without blocking the event loop, within the pool's ``timeout``.
+        """Open the current scope's connection without blocking the event loop, within the pool's ``timeout``."""
+        state: ConnectionState = self._state.find()
+        if not state.closed:
+            return
+        if self.orphans:
+            self.take_back_orphans()
+        lease = await self.pool.checkout_async()
+        with state:
+            if state.ended or not state.closed:
+                self.pool.checkin(lease)
+                if state.ended:
+                    raise ScopeClosed
+                return
+            state.hold(lease)
+            _keep_open(state)
+        await asyncio.to_thread(self._begin_use_later, state, lease)  # it may send a BEGIN
 
-        The dial runs in a worker thread; while every connection is in use nothing is occupied by waiting.
-        """
-        connect_now = functools.partial(self._open_for_scope, self._state.find(), waiting=False)
-        timeout = (self._wait_timeout or 0.0) if isinstance(self, PlayhousePool) else 0.0
-        deadline = time.monotonic() + timeout
-        pause, longest = _ASYNC_PAUSES
-        while True:
-            try:
-                return await asyncio.to_thread(connect_now)
-            except PoolTimeout as error:
-                if time.monotonic() + pause > deadline:
-                    raise PoolTimeout(self._describe_exhaustion(waited=True)) from error.__cause__
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, longest)
+    def _begin_use_later(self, state: ConnectionState, lease: Lease) -> None:
+        with state:
+            if state.lease is lease:  # else the coroutine was cancelled, and the scope has ended
+                self._begin_use(state)
 
     def is_busy(self, state: ConnectionState) -> bool:
-        return has_open_transaction(state) or mid_statement(state.conn)
+        return has_open_transaction(state) or _status(state) is Status.BUSY
 
     def give_back(self, state: ConnectionState) -> None:
         """Return the connection of *state*, rolled back and whatever happens. Never raises."""
-        conn, place = state.conn, state.transaction_place
-        left_open = has_open_transaction(state)
+        place, left_open = state.transaction_place, has_open_transaction(state)
         request_transaction = getattr(state, "request_transaction", None)
         expected = request_transaction is not None and state.transactions == [request_transaction]
         if isinstance(state, ScopedState):
             state.request_transaction = None
-        state.reset()
+        self._let_go(state)
         if left_open and not expected:
             warn_of_open_transaction(place)
-        self._return(conn, roll_back=left_open)
 
-    def _return(self, conn: Any, roll_back: bool) -> None:
-        try:
-            if roll_back:
-                # psycopg2's rollback() does nothing in autocommit mode, which is Peewee's: send the statement.
-                conn.cursor().execute("ROLLBACK")
-        except Exception:
-            logger.debug("rolling back failed, the connection is closed", exc_info=True)
-            self._drop(conn)
-            return
-        if isinstance(self, PlayhousePool) and mid_statement(conn):
-            logger.debug("a result was left half read, the connection is closed")
-            self._drop(conn)
-            return
-        try:
-            self._close(conn)
-        except Exception:
-            logger.debug("closing a connection failed", exc_info=True)
-
-    def _discard(self, state: ConnectionState) -> None:
-        conn = state.conn
+    def _let_go(self, state: ConnectionState) -> None:
+        """Part *state* from its connection, if it has one, and give that back."""
+        lease, conn = state.lease, state.conn
         state.reset()
-        self._drop(conn)
+        if lease is not None:
+            self.pool.checkin(lease, within=_LOOP_PATIENCE if on_event_loop() else math.inf)
+        elif conn is not None:
+            with suppress(Exception):
+                self._close_for_good(conn)
 
-    def _drop(self, conn: Any) -> None:
-        """Close *conn* for good, past any pool."""
-        with suppress(Exception):
-            if isinstance(self, PlayhousePool):
-                self._close(conn, close_conn=True)
-            else:
-                self._close(conn)
+    def discard(self, state: ConnectionState) -> None:
+        """Close the connection of *state* for good."""
+        lease = state.lease
+        state.reset()
+        if lease is not None:
+            self.pool.discard(lease)
 
     def take_back_orphans(self) -> None:
         """Return the connections of dead threads and of scopes that were collected without having been ended."""
-        while True:
+        while self.orphans:
             try:
-                orphan = self.orphans.popleft()
-            except IndexError:
+                lease, place, by_mistake = self.orphans.popleft()
+            except IndexError:  # another thread was faster
                 return
-            if orphan.by_mistake:
-                logger.error("a scope was never ended; its connection is taken back")
-            open_ = in_transaction(orphan.conn)
-            if open_ or (open_ is None and orphan.transaction_place is not None):
-                warn_of_open_transaction(orphan.transaction_place)
-            self._return(orphan.conn, roll_back=open_ is not False)
+            if not self.pool.has_lent(lease):  # before this process was forked
+                continue
+            if by_mistake:
+                logger.error(
+                    "a scope was never ended; its connection, taken at %s, is taken back", described(lease.place)
+                )
+            open_ = lease.pooled.driver.in_transaction(lease.connection)
+            if open_ or (open_ is None and place is not None):
+                warn_of_open_transaction(place)
+            self.pool.checkin(lease)
 
     def begin_request_transaction(self, state: ScopedState) -> None:
         with state:
@@ -283,8 +320,7 @@ class ScopedConnections(PeeweeDatabase):
                 transaction = self.transaction()
                 transaction.__enter__()
                 state.request_transaction = transaction
-                if OPENED_BY_SCOPE not in state.ctx:
-                    state.ctx.insert(0, OPENED_BY_SCOPE)  # no `with db:` block may close it under the transaction
+                _keep_open(state)  # no `with db:` block may close it under the transaction
 
     def finish_request_transaction(self, state: ScopedState, commit: bool) -> None:
         """Commit or roll back the transaction that an atomic scope began, if it has not been ended already.
@@ -305,9 +341,9 @@ class ScopedConnections(PeeweeDatabase):
                 if left_open:
                     raise ScopeError(
                         "a transaction inside the request's own was left open, so the whole is rolled back "
-                        f"(the request's began at {place})"
+                        f"(the request's began at {described(place) if place else 'an unknown place'})"
                     )
-                if transaction_failed(state.conn):
+                if _status(state) is Status.FAILED:
                     raise ScopeError(
                         "a statement of the request's transaction failed, and the app went on; PostgreSQL has undone "
                         "the whole. Wrap what may fail in `with db.atomic():`"
@@ -322,10 +358,19 @@ class ScopedConnections(PeeweeDatabase):
     def _roll_back(self, state: ConnectionState) -> None:
         with suppress(Exception):
             self.rollback()
-            if not is_lost(state.conn):
+            if not self.is_connection_lost():
                 return
-        self._discard(state)
+        self.discard(state)
 
 
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__
+def _status(state: ConnectionState) -> Status:
+    """What the driver says of the connection of *state*. Without one there is nothing open."""
+    if state.lease is None:
+        return Status.IDLE if state.conn is None else Status.UNKNOWN
+    return state.lease.pooled.driver.status(state.conn)
+
+
+def _keep_open(state: ConnectionState) -> None:
+    """Let the scope be what keeps the connection, below any `with db:` block."""
+    if OPENED_BY_SCOPE not in state.ctx:
+        state.ctx.insert(0, OPENED_BY_SCOPE)

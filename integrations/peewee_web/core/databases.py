@@ -1,61 +1,94 @@
 """Pooled databases ready for scopes, and ``connect(url)``.
 
-Pooling stands on ``playhouse.pool`` here; the names and arguments are the same.
+They take the place of those in ``playhouse.pool``: the names, arguments and methods are the same.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import Any
 from urllib.parse import urlsplit
 
 import peewee
-from peewee import Database, ImproperlyConfigured, SqliteDatabase
-from playhouse import db_url, pool
+import playhouse.pool
+from peewee import Database, ImproperlyConfigured, MySQLDatabase, PostgresqlDatabase, SqliteDatabase
+from playhouse import db_url
 
 from . import sqlite
-from .connections import ScopedConnections
-
-# Seconds that a checkout may wait for a connection, and the age in seconds at which one is replaced.
-TIMEOUT = 10.0
-STALE_TIMEOUT = 3600
+from .adopt import adopt
+from .options import PoolOptions
+from .pooled import Pooling
 
 
-class PooledDatabase(ScopedConnections, pool.PooledDatabase):
-    """Mixin over any Peewee ``Database``: a bounded pool whose connections belong to scopes.
+class PooledDatabase(Pooling):
+    """Mixin over any Peewee ``Database``: a bounded pool whose connections belong to scopes. Thread-safe.
 
-    ``max_connections`` (20), ``stale_timeout`` (3600 s) and ``timeout`` (10 s; ``None`` does not wait, ``0`` waits
-    without limit) mean what they mean in ``playhouse.pool``. Thread-safe.
+    Takes the place of ``playhouse.pool.PooledDatabase``: the same arguments and methods. ``stale_timeout`` is
+    ``max_lifetime``; all other options of the pool are explained in `PoolOptions`. Raises `ValueError` for options
+    that make no sense.
     """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if issubclass(cls, playhouse.pool.PooledDatabase):
+            raise TypeError(
+                f"{cls.__name__} has two pools: derive it from peewee_web.PooledDatabase and an unpooled class, such "
+                "as peewee.PostgresqlDatabase"
+            )
 
     def __init__(
         self,
         database: str | None,
-        max_connections: int = 20,
-        stale_timeout: float | None = STALE_TIMEOUT,
-        timeout: float | None = TIMEOUT,
+        max_connections: int | None = 20,
+        stale_timeout: float | None = PoolOptions.max_lifetime,
+        timeout: float | None = PoolOptions.timeout,
         **options: Any,
     ) -> None:
-        super().__init__(
-            database, max_connections=max_connections, stale_timeout=stale_timeout, timeout=timeout, **options
-        )
-        self.join_scopes()
+        pooling = _take_pooling(options, max_connections=max_connections, max_lifetime=stale_timeout, timeout=timeout)
+        super().__init__(database, **options)
+        self.join_scopes(PoolOptions(**pooling))
+
+    def init(
+        self,
+        database: str | None,
+        max_connections: int | None = None,
+        stale_timeout: float | None = None,
+        timeout: float | None = None,
+        **options: Any,
+    ) -> None:
+        """Go on with another database, or other options. Connections of before are closed, at their check-in if used.
+
+        Pool options that are not given (or None) stay as they are.
+        """
+        pooling = _take_pooling(options, max_connections=max_connections, max_lifetime=stale_timeout, timeout=timeout)
+        super().init(database, **options)
+        if hasattr(self, "pool"):  # else it is the constructor's call
+            self.pool.configure(self.pool.options.but(**{k: v for k, v in pooling.items() if v is not None}))
 
     def __repr__(self) -> str:
-        used, idle = len(self._in_use), len(self._connections)
-        return f"<{type(self).__name__} {used}/{self._max_connections} in use, {idle} idle>"
+        return f"<{type(self).__name__} {self.pool.ledger!r}>"
 
 
-class PooledPostgresqlDatabase(PooledDatabase, pool.PooledPostgresqlDatabase):
+class PooledPostgresqlDatabase(PooledDatabase, PostgresqlDatabase):  # type: ignore[misc]  # init()'s arguments
     """PostgreSQL through psycopg2, or through psycopg 3 where it is the only one or ``prefer_psycopg3=True``."""
 
 
-class PooledMySQLDatabase(PooledDatabase, pool.PooledMySQLDatabase):
+class PooledMySQLDatabase(PooledDatabase, MySQLDatabase):  # type: ignore[misc]  # the same
     """MySQL and MariaDB through PyMySQL or mysqlclient."""
 
 
-class PooledSqliteDatabase(PooledDatabase, pool.PooledSqliteDatabase):
+class PooledSqliteDatabase(PooledDatabase, SqliteDatabase):  # type: ignore[misc]  # the same
     """SQLite. ``:memory:`` is one database for all connections of the object."""
+
+
+_POOLING = frozenset(field.name for field in dataclasses.fields(PoolOptions))
+
+
+def _take_pooling(options: dict[str, Any], **named: Any) -> dict[str, Any]:
+    """Take what concerns the pool out of *options*, and put it beside *named*."""
+    given = {name: options.pop(name) for name in list(options) if name in _POOLING}
+    return {**named, **given}
 
 
 _READY: dict[str, type[Database]] = {
@@ -99,7 +132,7 @@ def connect(url: str, **options: Any) -> Any:
     if issubclass(database_class, SqliteDatabase):
         arguments.setdefault("lock_type", sqlite.LOCK_TYPE)
         arguments["pragmas"] = {**sqlite.PRAGMAS, **dict(arguments.get("pragmas") or {})}
-    return database_class(name, **arguments)
+    return adopt(database_class(name, **arguments))
 
 
 def _parse(url: str) -> tuple[str, dict[str, Any]]:
@@ -121,12 +154,13 @@ def _class_for(scheme: str) -> type[Database]:
     ready = _READY.get(scheme)
     if ready is not None:
         return ready
-    foreign = db_url.schemes.get(f"{scheme}+pool") or db_url.schemes.get(scheme)
+    foreign = db_url.schemes.get(scheme) or db_url.schemes.get(f"{scheme}+pool")
     if foreign is None:
         known = ", ".join(sorted({name.removesuffix("+pool") for name in (*_READY, *db_url.schemes)}))
         what = f"unknown database URL scheme {scheme!r}" if scheme else "the database URL has no scheme"
         raise ValueError(f"{what}: use one of {known}, as in 'postgresql://user@host/name'")
-    return _pooled_class(foreign)
+    # One that has a pool of playhouse's gets ours when it is adopted.
+    return foreign if issubclass(foreign, playhouse.pool.PooledDatabase) else _pooled_class(foreign)
 
 
 @functools.cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from fnmatch import fnmatchcase
@@ -10,8 +11,8 @@ from typing import Any
 from peewee import Database, Proxy
 
 from .adopt import adopt
-from .connections import ScopedConnections
 from .databases import connect
+from .pooled import Pooling
 from .scope import Scope
 
 DEFAULT = "default"
@@ -56,7 +57,7 @@ class Databases(Mapping[str, Any]):
         self.commit_when = commit_when or commit_below_400
         self.exclude = (exclude,) if isinstance(exclude, str) else tuple(exclude)
         self._databases = {name: _resolve(name, database) for name, database in named.items()}
-        self.adopted: tuple[ScopedConnections, ...] = tuple(dict.fromkeys(self._databases.values()))
+        self.adopted: tuple[Pooling, ...] = tuple(dict.fromkeys(self._databases.values()))
 
     @classmethod
     def of(cls, databases: Any, **options: Any) -> Databases:
@@ -109,18 +110,20 @@ class Databases(Mapping[str, Any]):
             fnmatchcase(route, pattern) for pattern in self.exclude for route in routes if route is not None
         )
 
-    def close(self) -> None:
-        """Close idle connections, and the calling thread's own. Requests under way keep theirs."""
+    def close(self, timeout: float = 0.0) -> int:
+        """Close the pools, and the calling thread's own connections: for the end of the process.
+
+        Connections in use are given *timeout* seconds in all to come back. Returns how many were still out then; they
+        are closed at their check-in. Work that goes on may open new ones.
+        """
+        deadline = time.monotonic() + timeout
         for database in self.adopted:
             with suppress(Exception):
                 database.close()
-            database.take_back_orphans()
-            close_idle = getattr(database, "close_idle", None)
-            if close_idle is not None:
-                close_idle()
+        return sum(database.close_pool(max(0.0, deadline - time.monotonic())) for database in self.adopted)
 
 
-def _resolve(name: object, database: Any) -> ScopedConnections:
+def _resolve(name: object, database: Any) -> Pooling:
     if not isinstance(name, str):
         raise TypeError(f"a database's name is a string, not {name!r}")
     if isinstance(database, str):
@@ -130,5 +133,5 @@ def _resolve(name: object, database: Any) -> ScopedConnections:
             raise ValueError(f"the proxy given as database {name!r} has no database yet: call its initialize() first")
         database = database.obj
     adopted: Database = adopt(database)
-    assert isinstance(adopted, ScopedConnections)
+    assert isinstance(adopted, Pooling)
     return adopted

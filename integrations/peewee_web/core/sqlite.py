@@ -49,15 +49,6 @@ def prepare(database: SqliteDatabase) -> None:
             _redirect(database)
 
 
-def is_bound_elsewhere(connection: Any) -> bool:
-    """Whether *connection* was opened in another thread and may not leave it (``check_same_thread``)."""
-    try:
-        connection.cursor().close()
-    except Exception as error:
-        return isinstance(error, sqlite3.ProgrammingError)
-    return False
-
-
 def close_thread_bound(database: SqliteDatabase) -> None:
     """Close a pool's idle connections that may not leave the thread which opened them."""
     bound = uses_stdlib_driver(database) and database.connect_params.get("check_same_thread", True)

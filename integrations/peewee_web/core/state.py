@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import functools
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
+
+from .lease import Lease
+from .places import Place
 
 # Stands in `ConnectionState.ctx` for a connection that the scope opened, not a `with db:` block: Peewee closes the
 # connection when the last block leaves `ctx`, and the scope never leaves it.
@@ -26,7 +30,18 @@ class ConnectionState:
     scoped = False
     ended = False
 
-    __slots__ = ("closed", "commit_callbacks", "conn", "ctx", "transaction_place", "transactions")
+    __slots__ = (
+        "__weakref__",
+        "closed",
+        "commit_callbacks",
+        "conn",
+        "ctx",
+        "lease",
+        "transaction_place",
+        "transactions",
+    )
+
+    lease: Lease | None
 
     def __init__(self) -> None:
         self.set_connection(None)
@@ -34,18 +49,26 @@ class ConnectionState:
     def reset(self) -> None:
         self.set_connection(None)
 
+    def hold(self, lease: Lease) -> None:
+        """Go on with the connection of *lease*."""
+        self.set_connection(lease.connection)
+        self.lease = lease
+        lease.holder = weakref.ref(self)
+
     def set_connection(self, conn: Any) -> None:
         self.conn = conn
         self.closed = conn is None
+        #: Under which the pool lent the connection. (None for one that somebody has put here by hand.)
+        self.lease = None
         self.ctx: list[Any] = []
         self.transactions: list[Any] = []
         self.commit_callbacks: list[Callable[[], Any]] = []
-        self.transaction_place: str | None = None
+        self.transaction_place: Place | None = None
 
-    def take_over(self, other: Any) -> None:
+    def take_over(self, other: Any, admit: Callable[[Any], Lease]) -> None:
         """Go on with the connection that *other*, Peewee's own state, has open, and what is under way on it."""
         if not other.closed:
-            self.set_connection(other.conn)
+            self.hold(admit(other.conn))
             self.ctx, self.transactions, self.commit_callbacks = other.ctx, other.transactions, other.commit_callbacks
             other.reset()
 
@@ -59,8 +82,8 @@ class ConnectionState:
 class Orphan(NamedTuple):
     """A connection whose thread died, or whose scope went without an end. The next checkout takes it back."""
 
-    conn: Any
-    transaction_place: str | None
+    lease: Lease
+    transaction_place: Place | None
     by_mistake: bool
 
 
@@ -74,16 +97,16 @@ class ThreadState(ConnectionState):
         self._orphans = orphans
 
     def __del__(self) -> None:  # a finalizer takes no lock: it may run while this thread holds it
-        if self.conn is not None:
-            self._orphans.append(Orphan(self.conn, self.transaction_place, by_mistake=False))
+        if self.lease is not None:
+            self._orphans.append(Orphan(self.lease, self.transaction_place, by_mistake=False))
 
 
 class ThreadStates(threading.local):
     """One ``ThreadState`` for each thread that asks. It goes on with what Peewee's own state had open there."""
 
-    def __init__(self, orphans: deque[Orphan], before: Any) -> None:
+    def __init__(self, orphans: deque[Orphan], before: Any, admit: Callable[[Any], Lease]) -> None:
         self.state = ThreadState(orphans)
-        self.state.take_over(before)
+        self.state.take_over(before, admit)
 
     def find(self) -> ConnectionState:
         return self.state
@@ -160,8 +183,8 @@ class ScopedState(ConnectionState):
             self.database.give_back(self)
 
     def _leave_orphan(self, by_mistake: bool) -> None:
-        if self.conn is not None:
-            self.database.orphans.append(Orphan(self.conn, self.transaction_place, by_mistake))
+        if self.lease is not None:
+            self.database.orphans.append(Orphan(self.lease, self.transaction_place, by_mistake))
             self.reset()
 
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-import sys
 
 from peewee import InterfaceError, OperationalError, _savepoint
 
-from .drivers import in_transaction
+from .places import Place, described
 from .state import ConnectionState
 
 logger = logging.getLogger("peewee_web")
@@ -25,21 +24,13 @@ class ScopedSavepoint(_savepoint):
 
 
 def has_open_transaction(state: ConnectionState) -> bool:
-    known = in_transaction(state.conn) if state.conn is not None else False
-    # What Peewee and this file remember is second best: a transaction may have been ended in SQL.
+    known = None
+    if state.lease is not None:
+        known = state.lease.pooled.driver.in_transaction(state.conn)
+    # What Peewee and this package remember is second best: a transaction may have been begun or ended in SQL.
     return bool(state.transactions) or state.transaction_place is not None if known is None else known
 
 
-def warn_of_open_transaction(place: str | None) -> None:
-    logger.warning("a transaction opened at %s was left open; it is rolled back", place or "an unknown place")
-
-
-def place_of_caller() -> str:
-    """``file:line`` of the nearest frame that is neither Peewee's nor ours."""
-    frame = sys._getframe(2)
-    while frame.f_back is not None:
-        module = frame.f_globals.get("__name__", "").partition(".")[0]
-        if module not in ("peewee", "playhouse", "peewee_web", "contextlib"):
-            break
-        frame = frame.f_back
-    return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+def warn_of_open_transaction(place: Place | None) -> None:
+    where = "an unknown place" if place is None else described(place)
+    logger.warning("a transaction opened at %s was left open; it is rolled back", where)

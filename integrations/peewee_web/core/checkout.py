@@ -1,0 +1,190 @@
+"""A checkout that found no idle connection, or one that it must not trust: what it waits for, and for how long.
+
+The pool decides who gets what; here is what happens meanwhile, for a thread and for a coroutine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from .errors import DatabaseUnavailable, NoConnection, PoolTimeout
+from .drivers import is_outage
+from .lease import Lease
+from .places import Place, described
+from .waiting import TaskWaiter, ThreadWaiter, Waiter
+from .watchdog import Watchdog
+
+if TYPE_CHECKING:
+    from .pool import Pool
+
+# The share of the time left that a probe may take: the rest is for opening another in place of a silent one.
+_PROBE_SHARE = 0.5
+# Seconds after which a waiting thread looks whether a finalizer has left a connection, as finalizers can't wake it.
+_RECLAIM_EVERY = 1.0
+
+
+class Checkout:
+    """One checkout, from *now* on. It may take the pool's ``timeout``, or *within* seconds if that is less."""
+
+    def __init__(self, pool: Pool, place: Place, now: float, waiting: bool, within: float) -> None:
+        self._pool = pool
+        self._place = place
+        self._begun = now
+        self._deadline = now + min(pool.options.patience, within)
+        self._max_waiting = pool.options.max_waiting
+        if not waiting or pool.options.timeout is None:
+            self._max_waiting = 0
+        #: Whether it has had its turn, and got a dead connection.
+        self._was_first = False
+
+    def run(self, lease: Lease | None) -> Lease:
+        """*lease*, or the first that is healthy."""
+        while True:
+            if lease is None:
+                lease = self._wait()
+            if self._may_use(lease) or (self._may_probe(lease) and self._probe(lease)):
+                return lease
+            lease, self._was_first = None, True
+
+    async def run_async(self, lease: Lease | None) -> Lease:
+        while True:
+            if lease is None:
+                lease = await self._wait_async()
+            if self._may_use(lease) or (self._may_probe(lease) and await self._probe_async(lease)):
+                return lease
+            lease, self._was_first = None, True
+
+    # The queue.
+
+    def _wait(self) -> Lease:
+        waiter = ThreadWaiter()
+        with self._queueing(waiter):
+            while (left := self._time_left()) > 0 and not waiter.sleep(min(left, _RECLAIM_EVERY)):
+                self._pool.reclaim()
+        return self._outcome(waiter)
+
+    async def _wait_async(self) -> Lease:
+        waiter = TaskWaiter()
+        with self._queueing(waiter):
+            while (left := self._time_left()) > 0 and not await waiter.sleep(min(left, _RECLAIM_EVERY)):
+                self._pool.reclaim()
+        return self._outcome(waiter)
+
+    @contextmanager
+    def _queueing(self, waiter: Waiter) -> Iterator[None]:
+        pool, begun = self._pool, self._pool.clock()
+        pool.reclaim()
+        pool.tend(begun)
+        spare = math.inf if self._max_waiting is None else self._max_waiting
+        if not pool.enqueue(waiter, self._place, first=self._was_first, spare=spare):
+            raise PoolTimeout(
+                f"no connection is free, {self._why_at_once()} ({self._figures()})"
+            ) from pool.ledger.last_error
+        try:
+            yield
+        except BaseException:  # such as gevent's Timeout, or a cancelled coroutine
+            pool.ledger.leave(waiter, pool.clock() - begun)
+            if waiter.lease is not None:
+                pool.checkin(waiter.lease)
+            raise
+        pool.ledger.leave(waiter, pool.clock() - begun)
+
+    def _outcome(self, waiter: Waiter) -> Lease:
+        if waiter.lease is not None:
+            return waiter.lease
+        if waiter.error is not None:
+            raise self._explained(waiter.error)
+        pool = self._pool
+        pool.ledger.note_timeout()
+        seconds = f"{pool.clock() - self._begun:.1f} s"
+        if pool.ledger.is_exhausted():
+            raise PoolTimeout(f"no connection became free in {seconds} ({self._figures()})") from pool.ledger.last_error
+        raise DatabaseUnavailable(
+            f"no connection could be opened in {seconds} ({self._figures()})"
+        ) from pool.ledger.last_error
+
+    # A connection that must not be used as it is.
+
+    def _may_use(self, lease: Lease) -> bool:
+        return self._pool.is_fresh(lease.pooled, self._pool.clock())
+
+    def _may_probe(self, lease: Lease) -> bool:
+        """Whether a probe can save the connection; if not, it is closed."""
+        pooled = lease.pooled
+        # A probe that could not be ended in time is not begun.
+        if self._pool.is_outdated(pooled) or (pooled.driver.network and pooled.fileno is None):
+            self._pool.discard(lease)
+            return False
+        return True
+
+    def _probe(self, lease: Lease) -> bool:
+        pool, pooled = self._pool, lease.pooled
+        generation = pool.ledger.generation  # it may be raised meanwhile, and then this probe has come too early
+        seconds = min(self._time_left() * _PROBE_SHARE, pool.options.connect_timeout)
+        watchdog = Watchdog(pooled.fileno, seconds)
+        try:
+            with watchdog:
+                pooled.driver.probe(pooled.connection)
+        except Exception:
+            pool.note_failed_probe(lease, silent=watchdog.fired)
+            return False
+        except BaseException:
+            pool.discard(lease)
+            raise
+        pool.ledger.note_passed_probe(lease, generation)
+        return True
+
+    async def _probe_async(self, lease: Lease) -> bool:
+        """In a worker thread, which can't be cancelled with the coroutine: whoever is last checks the lease in."""
+        done = abandoned = False
+
+        def probe() -> bool:
+            nonlocal done
+            passed = self._probe(lease)
+            done = True
+            if abandoned:
+                self._pool.checkin(lease)
+            return passed
+
+        try:
+            return await asyncio.to_thread(probe)
+        except BaseException:
+            abandoned = True
+            if done:
+                self._pool.checkin(lease)
+            raise
+
+    # What it says of itself.
+
+    def _time_left(self) -> float:
+        return self._deadline - self._pool.clock()
+
+    def _explained(self, error: BaseException) -> BaseException:
+        if isinstance(error, NoConnection) or not is_outage(error):
+            return error
+        text = str(error).strip().partition("\n")[0] or type(error).__name__
+        unavailable = DatabaseUnavailable(f"no connection to the database: {text}")
+        unavailable.__cause__ = error
+        return unavailable
+
+    def _why_at_once(self) -> str:
+        options = self._pool.options
+        if options.timeout is None:
+            return "and with timeout=None the pool waits for none"
+        if self._max_waiting:
+            return f"and max_waiting={self._max_waiting} are waiting already"
+        return "and an event loop must not wait for one"
+
+    def _figures(self) -> str:
+        """Such as "8 of 8 in use, 0 idle, 14 waiting; the oldest has been out 31.2 s, taken at notes/views.py:41"."""
+        stats, oldest = self._pool.stats(), self._pool.ledger.oldest_lease()
+        limit = "" if stats.limit is None else f" of {stats.limit}"
+        figures = f"{stats.in_use}{limit} in use, {stats.idle} idle, {stats.waiting} waiting"
+        if oldest is None:
+            return figures
+        age = self._pool.clock() - oldest.taken
+        return f"{figures}; the oldest has been out {age:.1f} s, taken at {described(oldest.place)}"

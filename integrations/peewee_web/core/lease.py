@@ -1,0 +1,91 @@
+"""A physical connection as the pool knows it, and the lease under which it is out."""
+
+from __future__ import annotations
+
+import functools
+import select
+import sys
+import weakref
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from .drivers import Driver
+from .places import Place, described
+
+
+class PooledConnection:
+    """A physical connection and what the pool knows of it. Times are monotonic seconds."""
+
+    __slots__ = (
+        "connection",
+        "driver",
+        "epoch",
+        "expires",
+        "fileno",
+        "fresh_until",
+        "generation",
+        "has_news",
+        "idle_since",
+    )
+
+    def __init__(self, connection: Any, driver: Driver, expires: float, epoch: int, generation: int) -> None:
+        self.connection = connection
+        self.driver = driver
+        self.fileno = driver.fileno(connection)
+        #: Whether the server has said something, or hung up, while nobody listened. Costs no round trip.
+        self.has_news = _poller(self.fileno)
+        self.expires = expires
+        self.epoch = epoch
+        self.generation = generation
+        #: Until then it may be used without a probe, if nothing else speaks against it.
+        self.fresh_until = expires
+        self.idle_since = 0.0
+
+
+class Holder(Protocol):
+    """Who keeps the connection of a lease while it is out."""
+
+    def reset(self) -> None:
+        """Let go of the connection without a word to the server: this is a forked child, and it is the parent's."""
+
+
+class Lease:
+    """One connection checked out of a pool: by whom, and since when (monotonic seconds)."""
+
+    __slots__ = ("broken", "connection", "ending", "holder", "place", "pooled", "reported", "taken")
+
+    def __init__(self, pooled: PooledConnection, taken: float, place: Place) -> None:
+        self.pooled = pooled
+        self.connection = pooled.connection
+        self.taken = taken
+        self.place = place
+        #: Set by whoever finds the connection unfit for another use: it is closed at check-in.
+        self.broken = False
+        self.ending = False
+        self.reported = False
+        self.holder: weakref.ref[Holder] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Lease taken at {described(self.place)}{', broken' if self.broken else ''}>"
+
+
+def _poller(fileno: int | None) -> Callable[[], object]:
+    """A function that tells whether *fileno* can be read from, as a true or false value. It does not wait."""
+    if fileno is None:
+        return _no_news
+    poll = _system_poll()()
+    poll.register(fileno, select.POLLIN)  # a hang-up and a closed number are reported unasked
+    return functools.partial(poll.poll, 0)
+
+
+def _no_news() -> bool:
+    return False
+
+
+def _system_poll() -> Any:
+    """The kernel's ``poll``. What gevent and eventlet put in its place goes through their event loop, even for 0 s."""
+    if "gevent.monkey" in sys.modules:
+        return sys.modules["gevent.monkey"].get_original("select", "poll")
+    if "eventlet.patcher" in sys.modules:
+        return sys.modules["eventlet.patcher"].original("select").poll
+    return select.poll

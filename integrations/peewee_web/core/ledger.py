@@ -1,0 +1,344 @@
+"""The pool's books: which connections there are, who has them, who waits. Every decision of the pool is taken here.
+
+Each method takes the lock, changes lists and counters, and returns what its caller has to do about it: open, close,
+wake. Nothing here waits, and nothing here may reach the network.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections import OrderedDict, deque
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from .lease import Lease, PooledConnection
+from .options import PoolOptions
+from .places import Place
+from .waiting import Waiter
+
+
+@dataclass(frozen=True)
+class PoolStats:
+    """What a pool has now, and what it has done since the start of the process.
+
+    Now: ``limit`` (None where there is none), ``size`` (connections open, being opened or being closed), ``idle``,
+    ``in_use`` (leases), ``waiting`` (checkouts in the queue), ``generation`` (how often all connections became suspect
+    because one was lost). Since the start: ``checkouts``; ``waits``, those that had to queue up, and their ``wait_seconds``;
+    ``timeouts``; connections ``created``, ``closed`` and ``lost`` (broken in use, or found dead); ``probes`` and
+    ``probe_failures``; ``connect_errors``.
+    """
+
+    limit: int | None
+    size: int
+    idle: int
+    in_use: int
+    waiting: int
+    generation: int
+    checkouts: int
+    waits: int
+    wait_seconds: float
+    timeouts: int
+    created: int
+    closed: int
+    probes: int
+    probe_failures: int
+    lost: int
+    connect_errors: int
+
+
+class Next(NamedTuple):
+    """What is to be done, outside the lock: whom to wake, and how many connection attempts to begin."""
+
+    waiter: Waiter | None
+    attempts: int
+
+
+class Ledger:
+    """One pool's books. Thread-safe."""
+
+    def __init__(self, options: PoolOptions) -> None:
+        self._options = options
+        self._lock = threading.Lock()
+        #: The longest idle first: the newest is reused first, so that the others may grow old and be closed.
+        self._idle: deque[PooledConnection] = deque()
+        self._leases: set[Lease] = set()
+        #: Who came first is first. No one is here while a connection is idle.
+        self._waiters: OrderedDict[Waiter, Place] = OrderedDict()
+        self._opening = 0
+        #: Connections open, being opened and being closed. Never more than the limit.
+        self._size = 0
+        #: Raised when a connection is found lost: all older ones are probed before their next use.
+        self.generation = 0
+        #: Raised when all connections of before are to be closed as they come back.
+        self.epoch = 0
+        self._drained: threading.Event | None = None
+        #: What the latest connection attempt failed with, if it did.
+        self.last_error: BaseException | None = None
+        self._checkouts = self._waits = self._timeouts = self._created = self._closed = 0
+        self._probes = self._probe_failures = self._lost = self._connect_errors = 0
+        self._wait_seconds = 0.0
+
+    def __repr__(self) -> str:
+        limit = "" if math.isinf(self._options.limit) else f"/{self._options.limit}"
+        return f"{len(self._leases)}{limit} in use, {len(self._idle)} idle, {len(self._waiters)} waiting"
+
+    def stats(self) -> PoolStats:
+        with self._lock:
+            return PoolStats(
+                limit=self._options.max_connections or None,
+                size=self._size,
+                idle=len(self._idle),
+                in_use=len(self._leases),
+                waiting=len(self._waiters),
+                generation=self.generation,
+                checkouts=self._checkouts,
+                waits=self._waits,
+                wait_seconds=self._wait_seconds,
+                timeouts=self._timeouts,
+                created=self._created,
+                closed=self._closed,
+                probes=self._probes,
+                probe_failures=self._probe_failures,
+                lost=self._lost,
+                connect_errors=self._connect_errors,
+            )
+
+    def configure(self, options: PoolOptions) -> None:
+        with self._lock:
+            self._options = options
+
+    def has(self, lease: Lease) -> bool:
+        return lease in self._leases
+
+    @property
+    def size(self) -> int:
+        return self._size
+
+    def is_exhausted(self) -> bool:
+        """Whether all connections that there may be are in use."""
+        return len(self._leases) >= self._options.limit
+
+    def oldest_lease(self) -> Lease | None:
+        """The lease that has been out for longest."""
+        with self._lock:
+            return min(self._leases, key=lambda lease: lease.taken, default=None)
+
+    # Checkout.
+
+    def take(self, place: Place, now: float) -> Lease | None:
+        """A lease on the connection that was idle for the shortest time."""
+        with self._lock:
+            return self._lend(self._idle.pop(), place, now) if self._idle else None
+
+    def enqueue(self, waiter: Waiter, place: Place, now: float, *, first: bool, spare: float) -> Next | None:
+        """Put *waiter* in the queue, or give it what is idle. None: too many wait already.
+
+        *spare* is how many may wait for a connection that is in use, besides those that wait for one to be opened.
+        Who comes *first* has had its turn before, and got nothing of use.
+        """
+        with self._lock:
+            if self._idle:
+                waiter.lease = self._lend(self._idle.pop(), place, now)
+                return Next(waiter, 0)
+            if not first and len(self._leases) + len(self._waiters) >= self._options.limit + spare:
+                return None
+            self._waiters[waiter] = place
+            if first:
+                self._waiters.move_to_end(waiter, last=False)
+            return Next(None, self._attempts_wanted())
+
+    def leave(self, waiter: Waiter, waited: float) -> None:
+        """Take *waiter* out of the queue, if it is still there. Its ``lease`` and ``error`` are final then."""
+        with self._lock:
+            self._waiters.pop(waiter, None)
+            self._waits += 1
+            self._wait_seconds += waited
+
+    def note_timeout(self) -> None:
+        with self._lock:
+            self._timeouts += 1
+
+    def _lend(self, pooled: PooledConnection, place: Place, now: float) -> Lease:
+        lease = Lease(pooled, now, place)
+        self._leases.add(lease)
+        self._checkouts += 1
+        return lease
+
+    # Check-in.
+
+    def give(self, lease: Lease, now: float) -> Waiter | None:
+        """End *lease*, whose connection is fit for another use. Who gets it is returned, to be woken."""
+        with self._lock:
+            if lease not in self._leases:
+                return None
+            self._leases.remove(lease)
+            return self._offer(lease.pooled, now)
+
+    def claim(self, lease: Lease) -> bool:
+        """Whether the caller is the one who ends *lease*, which is for one only."""
+        with self._lock:
+            if lease.ending or lease not in self._leases:
+                return False
+            lease.ending = True
+            return True
+
+    def strike(self, lease: Lease) -> bool:
+        """End *lease*, whose connection is to be closed. False if it had ended already."""
+        with self._lock:
+            if lease not in self._leases:
+                return False
+            self._leases.remove(lease)
+            return True
+
+    def _offer(self, pooled: PooledConnection, now: float) -> Waiter | None:
+        if not self._waiters:
+            pooled.idle_since = now
+            self._idle.append(pooled)
+            return None
+        waiter, place = self._waiters.popitem(last=False)
+        waiter.lease = self._lend(pooled, place, now)
+        return waiter
+
+    # Connections that come and go.
+
+    def opened(self, pooled: PooledConnection, now: float) -> Next:
+        """A connection attempt has succeeded: *pooled* goes to whoever is first in the queue by now."""
+        with self._lock:
+            self._opening -= 1
+            self._created += 1
+            self.last_error = None
+            return Next(self._offer(pooled, now), self._attempts_wanted())
+
+    def failed(self, error: BaseException) -> Next:
+        """A connection attempt has failed: whoever is first in the queue is told."""
+        with self._lock:
+            self._opening -= 1
+            self._size -= 1
+            self._connect_errors += 1
+            self.last_error = error
+            waiter = None
+            if self._waiters:
+                waiter, _ = self._waiters.popitem(last=False)
+                waiter.error = error
+            return Next(waiter, self._attempts_wanted())
+
+    def closed(self, count: int) -> Next:
+        """*count* connections have been closed."""
+        with self._lock:
+            self._size -= count
+            self._closed += count
+            if self._drained is not None and not self._outdated():
+                self._drained.set()
+            return Next(None, self._attempts_wanted())
+
+    def admit(self, pooled: PooledConnection, place: Place, now: float) -> Lease:
+        """A lease on a connection that was opened elsewhere, and is in use there already."""
+        with self._lock:
+            self._size += 1
+            return self._lend(pooled, place, now)
+
+    def _attempts_wanted(self) -> int:
+        """How many connection attempts to begin. They are counted here, so the caller must begin them."""
+        options = self._options
+        free = min(options.max_connecting - self._opening, options.limit - self._size)
+        wanted = max(0, int(min(len(self._waiters) - self._opening, free)))
+        self._opening += wanted
+        self._size += wanted
+        return wanted
+
+    # Connections that are found lost.
+
+    def note_lost(self, lease: Lease) -> None:
+        """The connection of *lease* broke in use: none that is older is trusted without a probe."""
+        with self._lock:
+            self._suspect(lease)
+
+    def note_passed_probe(self, lease: Lease, generation: int) -> None:
+        """*lease* was found alive after the ledger had got to *generation*."""
+        with self._lock:
+            self._probes += 1
+            lease.pooled.generation = generation
+            lease.pooled.fresh_until = lease.pooled.expires
+
+    def note_failed_probe(self, lease: Lease, silent: bool) -> list[PooledConnection]:
+        """*lease* was found dead. If it was *silent*, so will be all that have been idle for longer: close them too.
+
+        (The probe of each would take as long again.)
+        """
+        condemned: list[PooledConnection] = []
+        with self._lock:
+            self._probes += 1
+            self._probe_failures += 1
+            self._suspect(lease)
+            while silent and self._idle and self._idle[0].idle_since <= lease.pooled.idle_since:
+                condemned.append(self._idle.popleft())
+        return condemned
+
+    def _suspect(self, lost: Lease) -> None:
+        if lost.broken:
+            return
+        lost.broken = True
+        self._lost += 1
+        if lost.pooled.generation == self.generation:  # else the others are suspect already
+            self.generation += 1
+
+    # Housekeeping.
+
+    def aged(self, now: float) -> list[PooledConnection]:
+        """Take out what is past its life, or has been idle for too long; but ``min_connections`` stay."""
+        aged: list[PooledConnection] = []
+        with self._lock:
+            while self._idle and self._size - len(aged) > self._options.min_connections:
+                longest = self._idle[0]
+                if now < longest.expires and now - longest.idle_since <= self._options.max_idle_seconds:
+                    break
+                aged.append(self._idle.popleft())
+        return aged
+
+    def overdue(self, now: float) -> list[Lease]:
+        """Leases that have been out for longer than ``leak_after``; each is named once."""
+        limit = self._options.leak_after
+        if limit is None:
+            return []
+        with self._lock:
+            overdue = [lease for lease in self._leases if not lease.reported and now - lease.taken > limit]
+            for lease in overdue:
+                lease.reported = True
+        return overdue
+
+    def clear(self) -> list[PooledConnection]:
+        """Take out all idle connections."""
+        with self._lock:
+            idle = list(self._idle)
+            self._idle.clear()
+        return idle
+
+    def outdate(self) -> threading.Event:
+        """Have every connection of now closed when it comes back. The event tells that none is out any more."""
+        with self._lock:
+            self.epoch += 1
+            self.generation += 1  # so that none is handed out without a look at its epoch
+            self._drained = threading.Event()
+            if not self._outdated():
+                self._drained.set()
+            return self._drained
+
+    def outdated(self) -> int:
+        """How many connections are out that ``outdate()`` has doomed."""
+        with self._lock:
+            return self._outdated()
+
+    def _outdated(self) -> int:
+        return sum(lease.pooled.epoch != self.epoch for lease in self._leases)
+
+    def evict(self, now: float, held_for: float) -> list[Lease]:
+        """End, without asking their holders, the leases that have been out for *held_for* seconds."""
+        with self._lock:
+            evicted = [lease for lease in self._leases if now - lease.taken >= held_for]
+            self._leases.difference_update(evicted)
+        return evicted
+
+    def everything(self) -> tuple[list[PooledConnection], list[Lease]]:
+        """What is idle, and what is out. Takes no lock: in a forked child it may be held for ever."""
+        return list(self._idle), list(self._leases)

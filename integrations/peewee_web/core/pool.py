@@ -1,0 +1,340 @@
+"""A bounded pool of physical connections: fair, self-healing, and never a stall.
+
+Here is what takes time: opening, resetting and closing connections. What to do is decided in ``ledger.py``, under the
+lock; it is done here, outside. A checkout that can't be served at once goes on in ``checkout.py``. The pool knows
+DB-API connections through a ``Driver``, and neither Peewee nor the web.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+import threading
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from os import getpid
+from typing import Any
+
+from . import fork
+from .checkout import Checkout
+from .drivers import Driver, Status, driver_for
+from .lease import Lease, PooledConnection
+from .ledger import Ledger, Next, PoolStats
+from .options import PoolOptions
+from .places import Place, caller, described
+from .waiting import Waiter
+from .watchdog import Watchdog, shut_down
+
+__all__ = ["Lease", "Pool", "PoolOptions", "PoolStats"]
+
+logger = logging.getLogger("peewee_web")
+
+# Up to this share of `max_lifetime` is taken off at random: connections opened together don't go together.
+_LIFETIME_JITTER = 0.05
+# Seconds between two looks at what has been idle, or out, for too long.
+_TEND_EVERY = 1.0
+
+
+class Pool:
+    """Connections that *open_connection* makes, lent out one at a time. All methods are thread-safe.
+
+    *close_connection* closes one for good. *reclaim* is called, outside the lock, by whoever has to wait: it may check
+    in leases whose holders are gone. *inline* makes a checkout open its connection itself, where that takes no network,
+    instead of in a thread. *options* are explained in `PoolOptions`. The rest is for tests: *find_driver* gives the
+    `Driver` of a connection, *clock* the monotonic seconds, *start* runs a connection attempt in the background.
+    """
+
+    def __init__(
+        self,
+        open_connection: Callable[[], Any],
+        options: PoolOptions | None = None,
+        *,
+        close_connection: Callable[[Any], object] = lambda connection: connection.close(),
+        reclaim: Callable[[], object] = lambda: None,
+        inline: bool = False,
+        find_driver: Callable[[Any], Driver] = driver_for,
+        clock: Callable[[], float] = time.monotonic,
+        start: Callable[[Callable[[], None]], None] | None = None,
+    ) -> None:
+        self.options = PoolOptions() if options is None else options
+        self.reclaim = reclaim
+        self.clock = clock
+        self._open = open_connection
+        self._close = close_connection
+        self._inline = inline
+        self._find_driver = find_driver
+        self._start = _start_thread if start is None else start
+        self._begin()
+        fork.forget_in_child(self)
+
+    def _begin(self) -> None:
+        self._pid = getpid()
+        self._tend_at = -math.inf
+        self.ledger = Ledger(self.options)
+
+    def __repr__(self) -> str:
+        return f"<Pool {self.ledger!r}>"
+
+    def stats(self) -> PoolStats:
+        """The figures of this moment."""
+        return self.ledger.stats()
+
+    # Checkout.
+
+    def checkout(self, *, waiting: bool = True, within: float = math.inf) -> Lease:
+        """A healthy connection, to be given to `checkin` exactly once.
+
+        Takes at most the pool's ``timeout``, or *within* seconds if that is less; unless *waiting*, it does not wait
+        for one that is in use. Raises `PoolTimeout`, `DatabaseUnavailable`, or what *open_connection* raises when the
+        server refuses this client.
+        """
+        if getpid() != self._pid:
+            self.forget()
+        place, now = caller(), self.clock()
+        lease = self.ledger.take(place, now)
+        if lease is not None and self.is_fresh(lease.pooled, now):
+            return lease
+        return Checkout(self, place, now, waiting, within).run(lease)
+
+    async def checkout_async(self) -> Lease:
+        """The same without blocking the event loop: it waits in the same queue, and probes in a worker thread."""
+        if getpid() != self._pid:
+            self.forget()
+        place, now = caller(), self.clock()
+        lease = self.ledger.take(place, now)
+        if lease is not None and self.is_fresh(lease.pooled, now):
+            return lease
+        return await Checkout(self, place, now, waiting=True, within=math.inf).run_async(lease)
+
+    def is_fresh(self, pooled: PooledConnection, now: float) -> bool:
+        """Whether *pooled* may be used as it is, without a round trip."""
+        return now < pooled.fresh_until and pooled.generation == self.ledger.generation and not pooled.has_news()
+
+    def is_outdated(self, pooled: PooledConnection) -> bool:
+        """Whether *pooled* is to be closed, however well it is."""
+        return pooled.epoch != self.ledger.epoch or self.clock() >= pooled.expires
+
+    def enqueue(self, waiter: Waiter, place: Place, *, first: bool, spare: float) -> bool:
+        """Put *waiter* in the queue, and open the connections that this asks for. False: too many wait already."""
+        next_ = self.ledger.enqueue(waiter, place, self.clock(), first=first, spare=spare)
+        if next_ is None:
+            return False
+        self._go_on(next_, inline=self._inline)
+        return True
+
+    # Check-in.
+
+    def checkin(self, lease: Lease, within: float = math.inf) -> None:
+        """Take the connection of *lease* back, clean or closed. Does not raise; a second time does nothing.
+
+        Rolling back and ``reset`` take at most the pool's ``timeout``, or *within* seconds if that is less.
+        """
+        pooled, options = lease.pooled, self.options
+        if lease.broken or options.reset is not None or pooled.driver.status(pooled.connection) is not Status.IDLE:
+            if not self.ledger.claim(lease):
+                return
+            if not self._is_clean(lease, within):
+                self.discard(lease)
+                return
+        now = self.clock()
+        if now >= pooled.expires or pooled.epoch != self.ledger.epoch or options.max_idle == 0:
+            self.discard(lease)
+            return
+        pooled.fresh_until = self._fresh_until(pooled, now)
+        waiter = self.ledger.give(lease, now)
+        if waiter is not None:
+            waiter.wake()
+        if now >= self._tend_at:
+            self.tend(now)
+
+    def _is_clean(self, lease: Lease, within: float) -> bool:
+        """Make the connection fit for its next user; False if it has to be closed instead."""
+        pooled = lease.pooled
+        driver, connection, reset = pooled.driver, pooled.connection, self.options.reset
+        status = driver.status(connection)
+        if status is Status.LOST:
+            self.note_lost(lease)
+        if lease.broken or status is Status.BUSY:
+            return False
+        try:
+            with Watchdog(pooled.fileno, min(within, self.options.connect_timeout)):
+                if status is not Status.IDLE:
+                    driver.rollback(connection)
+                if isinstance(reset, str):
+                    driver.execute(connection, reset)
+                elif reset is not None:
+                    reset(connection)
+        except Exception:
+            logger.debug("resetting a connection failed, it is closed", exc_info=True)
+            return False
+        except BaseException:
+            self.discard(lease)
+            raise
+        return driver.status(connection) in (Status.IDLE, Status.UNKNOWN)
+
+    def discard(self, lease: Lease) -> None:
+        """End *lease* and close its connection. Does not raise; a second time does nothing."""
+        if self.ledger.strike(lease):
+            self._close_all((lease.pooled,), abruptly=lease.broken)
+
+    def note_lost(self, lease: Lease) -> None:
+        """The connection of *lease* is gone: close it at check-in, and trust none that is older without a probe."""
+        self.ledger.note_lost(lease)
+
+    def note_failed_probe(self, lease: Lease, silent: bool) -> None:
+        """*lease* was found dead, or *silent*: it is closed, and with it what must be as silent."""
+        condemned = self.ledger.note_failed_probe(lease, silent)
+        self.discard(lease)
+        self._close_all(condemned, abruptly=True)
+
+    # Opening and closing.
+
+    def _go_on(self, next_: Next, inline: bool = False) -> None:
+        if next_.waiter is not None:
+            next_.waiter.wake()
+        for _ in range(next_.attempts):
+            if inline:
+                self._attempt()
+            else:
+                self._start(self._attempt)
+
+    def _attempt(self) -> None:
+        """Open one connection for whoever is first in the queue when it is there."""
+        ledger = self.ledger
+        epoch, generation = ledger.epoch, ledger.generation
+        try:
+            pooled = self._pooled(self._open(), epoch, generation)
+        except BaseException as error:
+            logger.debug("a connection attempt failed: %s", error)
+            next_ = ledger.failed(error)
+        else:
+            next_ = ledger.opened(pooled, self.clock())
+        self._go_on(next_)
+
+    def _pooled(self, connection: Any, epoch: int, generation: int) -> PooledConnection:
+        now = self.clock()
+        lifetime = math.inf if self.options.max_lifetime is None else self.options.max_lifetime
+        expires = now + lifetime * (1 - _LIFETIME_JITTER * random.random())
+        pooled = PooledConnection(connection, self._find_driver(connection), expires, epoch, generation)
+        pooled.fresh_until = self._fresh_until(pooled, now)
+        return pooled
+
+    def _fresh_until(self, pooled: PooledConnection, now: float) -> float:
+        probe_after = self.options.probe_after
+        if probe_after is None or not pooled.driver.network:
+            return pooled.expires
+        return min(pooled.expires, now + probe_after)
+
+    def _close_all(self, connections: Iterable[PooledConnection], *, abruptly: bool = False) -> None:
+        """Close *connections*, which nobody else can reach any more. *abruptly*: without a word to the server."""
+        count = 0
+        for pooled in connections:
+            count += 1
+            if abruptly:
+                shut_down(pooled.fileno)  # a driver that wants to say good-bye to a silent peer might wait for it
+            with suppress(Exception):
+                self._close(pooled.connection)
+        if count:
+            self._go_on(self.ledger.closed(count))
+
+    def has_lent(self, lease: Lease) -> bool:
+        """Whether *lease* has not ended."""
+        return self.ledger.has(lease)
+
+    def admit(self, connection: Any, *, keep: bool) -> Lease:
+        """A lease on *connection*, which was opened without the pool and counts as its own, even past its limit.
+
+        Unless *keep*, it is closed at its check-in.
+        """
+        pooled = self._pooled(connection, self.ledger.epoch, self.ledger.generation)
+        if not keep:
+            pooled.expires = -math.inf
+        return self.ledger.admit(pooled, caller(), self.clock())
+
+    # The whole.
+
+    def configure(self, options: PoolOptions) -> None:
+        """Go on with other *options*. Connections of before are closed, those in use when they come back."""
+        self.options = options
+        self.ledger.configure(options)
+        self.close()
+
+    def tend(self, now: float) -> None:
+        """Close what has been idle for too long and report what has been out for too long, once a second at most.
+
+        There is no thread for this: it rides on checkouts that wait, and on check-ins.
+        """
+        if now < self._tend_at:
+            return
+        self._tend_at = now + _TEND_EVERY
+        for lease in self.ledger.overdue(now):
+            logger.warning(
+                "a connection has been out for %.1f s, which is more than leak_after; it was taken at %s",
+                now - lease.taken,
+                described(lease.place),
+            )
+        self._close_all(self.ledger.aged(now))
+
+    def warm(self) -> int:
+        """Open connections until there are ``min_connections``. Returns how many there are. Raises as `checkout`."""
+        leases: list[Lease] = []
+        try:
+            while self.ledger.size < self.options.min_connections:
+                leases.append(self.checkout())  # takes the idle ones first, and then opens another
+        finally:
+            for lease in leases:
+                self.checkin(lease)
+        return self.ledger.size
+
+    def close(self, timeout: float = 0.0) -> int:
+        """Close the idle connections, and each of the others when it comes back, which may take *timeout* seconds.
+
+        Returns how many are out still; they are closed at their check-in. For the end of the process, or a change of
+        the connection's parameters: a checkout that comes later opens a new connection.
+        """
+        drained = self.ledger.outdate()
+        self.close_idle()
+        drained.wait(min(timeout, threading.TIMEOUT_MAX))
+        self.close_idle()  # what work under way has opened and given back meanwhile
+        return self.ledger.outdated()
+
+    def close_idle(self) -> int:
+        """Close the connections that nobody uses. Returns how many."""
+        idle = self.ledger.clear()
+        self._close_all(idle)
+        return len(idle)
+
+    def evict(self, held_for: float = 0.0) -> int:
+        """Close connections that have been out for *held_for* seconds, under their users' hands. Returns how many."""
+        evicted = self.ledger.evict(self.clock(), held_for)
+        self._close_all([lease.pooled for lease in evicted], abruptly=True)
+        return len(evicted)
+
+    def forget(self) -> None:
+        """Start anew without closing anything: in a forked child, where all connections are the parent's."""
+        with _forgetting:
+            inherited = getpid() != self._pid
+            idle, leases = self.ledger.everything()
+            self._begin()
+        if inherited:
+            for pooled in (*idle, *(lease.pooled for lease in leases)):
+                # The number may be another file's by now, if the app closed the connection itself.
+                if pooled.fileno is None or pooled.driver.fileno(pooled.connection) == pooled.fileno:
+                    fork.disown(pooled.connection, pooled.fileno)
+            for lease in leases:
+                holder = None if lease.holder is None else lease.holder()
+                if holder is not None:
+                    holder.reset()
+
+
+# Threads of a forked child that find out at once: one of them starts the pool anew.
+_forgetting = threading.Lock()
+
+
+def _start_thread(attempt: Callable[[], None]) -> None:
+    try:
+        threading.Thread(target=attempt, name="peewee_web-connect", daemon=True).start()
+    except RuntimeError:  # no thread can be started any more: the interpreter is shutting down
+        attempt()

@@ -1,0 +1,62 @@
+"""A place in the pool's queue, for a thread, a greenlet or a coroutine."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from contextlib import suppress
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from .pool import Lease
+
+
+class Waiter(Protocol):
+    """One checkout that could not be served at once. The pool sets ``lease`` or ``error``, once, and calls ``wake``."""
+
+    lease: Lease | None
+    error: BaseException | None
+
+    def wake(self) -> None:
+        """Called outside the pool's lock. Never raises: who no longer waits looks at ``lease`` when he leaves."""
+
+
+class ThreadWaiter:
+    """Parks the calling thread, or greenlet: the lock is made while gevent's patches are in force, if they are."""
+
+    __slots__ = ("_parked", "error", "lease")
+
+    def __init__(self) -> None:
+        self.lease: Lease | None = None
+        self.error: BaseException | None = None
+        self._parked = threading.Lock()
+        self._parked.acquire()
+
+    def sleep(self, seconds: float) -> bool:
+        """Until woken, or until *seconds* have passed. Returns whether woken."""
+        return self._parked.acquire(timeout=min(seconds, threading.TIMEOUT_MAX))
+
+    def wake(self) -> None:
+        self._parked.release()
+
+
+class TaskWaiter:
+    """Suspends the calling coroutine. Woken from any thread."""
+
+    __slots__ = ("_event", "_loop", "error", "lease")
+
+    def __init__(self) -> None:
+        self.lease: Lease | None = None
+        self.error: BaseException | None = None
+        self._event = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+
+    async def sleep(self, seconds: float) -> bool:
+        """Until woken, or until *seconds* have passed. Returns whether woken."""
+        with suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._event.wait(), seconds)
+        return self._event.is_set()
+
+    def wake(self) -> None:
+        with suppress(RuntimeError):  # the loop is closed, and its coroutines with it
+            self._loop.call_soon_threadsafe(self._event.set)
