@@ -16,8 +16,14 @@ from tests.servers.mariadb import MariaDBServer
 from tests.servers.postgres import PostgresServer, postgres_installations
 
 POSTGRES = ("psycopg", "psycopg2")
-MYSQL = ("pymysql", "MySQLdb", "mysql.connector", "mariadb")
+PURE = "mysql.connector in Python"
+MYSQL = ("pymysql", "MySQLdb", "mysql.connector", PURE, "mariadb")
 DRIVERS = (*POSTGRES, *MYSQL)
+
+
+def module_of(driver: str) -> Any:
+    """The module of *driver*. Skips the test when it is not installed."""
+    return pytest.importorskip(driver.partition(" ")[0])
 
 
 def connect(driver: str, server: Any, *, port: int | None = None, tls: bool | None = None, **options: Any) -> Any:
@@ -25,7 +31,7 @@ def connect(driver: str, server: Any, *, port: int | None = None, tls: bool | No
 
     Skips the test when the driver is not installed.
     """
-    module = pytest.importorskip(driver)
+    module = module_of(driver)
     where = {"host": server.host, "port": port or server.port, "user": server.user}
     if driver in POSTGRES:
         secure = {} if tls is None else {"sslmode": "require" if tls else "disable"}
@@ -33,6 +39,8 @@ def connect(driver: str, server: Any, *, port: int | None = None, tls: bool | No
         connection.autocommit = True
         return connection
     secure = {} if tls is None else _tls_of(driver, tls)
+    if driver == PURE:
+        options = {"use_pure": True, **options}
     return module.connect(**{**where, "database": server.default_database, "autocommit": True, **secure, **options})
 
 
@@ -58,6 +66,8 @@ def fileno(driver: str, connection: Any) -> int:
     """The descriptor of *connection*'s socket."""
     if driver == "pymysql":
         return int(connection._sock.fileno())
+    if driver == PURE:
+        return int(connection._socket.sock.fileno())
     if driver == "mysql.connector":  # written in C, it tells only where it went
         (found,) = _sockets_to(connection.server_host, connection.server_port)
         return found
