@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import socket
 import sqlite3
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import peewee
@@ -13,11 +16,203 @@ import pytest
 
 import peewee_web
 from peewee_web import DatabaseUnavailable, PoolTimeout
-from peewee_web.core.drivers import driver_of, in_transaction, is_lost, is_outage, transaction_failed
+from peewee_web.core.drivers import (
+    Apsw,
+    CySqlite,
+    Driver,
+    Sqlite,
+    Status,
+    driver_for,
+    driver_of,
+    in_transaction,
+    is_lost,
+    is_outage,
+    transaction_failed,
+)
 from peewee_web.core.errors import ScopeError
-from tests.core.working import Served, in_use, query, save, saved
+from tests.core.working import Served, in_thread, in_use, query, save, saved
 from tests.servers.ports import free_port
 from tests.servers.postgres import PostgresServer
+
+# The drivers of SQLite.
+
+
+@dataclass(frozen=True)
+class File:
+    """A database file with a table ``note`` of three rows, and a connection to it."""
+
+    connection: Any
+    driver: Driver
+
+    @property
+    def status(self) -> Status:
+        return self.driver.status(self.connection)
+
+    def cursor(self, sql: str) -> Any:
+        """A cursor of which nothing has been read."""
+        cursor = self.connection.cursor()
+        cursor.execute(sql)
+        return cursor
+
+    def run(self, sql: str) -> list[Any]:
+        return list(self.cursor(sql).fetchall())
+
+
+SQLITE: dict[str, tuple[type[Driver], Callable[[Any, str], Any]]] = {
+    "sqlite3": (Sqlite, lambda module, path: module.connect(path, isolation_level=None, check_same_thread=False)),
+    "apsw": (Apsw, lambda module, path: module.Connection(path)),
+    "cysqlite": (CySqlite, lambda module, path: module.connect(path)),
+}
+
+
+@pytest.fixture(params=SQLITE)
+def file(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[File]:
+    kind, connect = SQLITE[request.param]
+    connection = connect(pytest.importorskip(request.param), str(tmp_path / "notes.db"))
+    file = File(connection, driver_for(connection))
+    assert type(file.driver) is kind
+    file.run("CREATE TABLE note (text)")
+    file.run("INSERT INTO note VALUES ('a'), ('b'), ('c')")
+    yield file
+    connection.close()
+
+
+def test_sqlite_has_no_socket(file: File) -> None:
+    assert not file.driver.network
+    assert file.driver.fileno(file.connection) is None
+
+
+def test_sqlite_is_idle_between_two_statements(file: File) -> None:
+    assert file.run("SELECT text FROM note") == [("a",), ("b",), ("c",)]
+    assert file.status is Status.IDLE
+
+
+def test_an_open_transaction_is_seen_in_sqlite(file: File) -> None:
+    file.run("BEGIN")
+    assert file.status is Status.IN_TRANSACTION
+    assert file.driver.in_transaction(file.connection) is True
+    file.run("COMMIT")
+    assert file.status is Status.IDLE
+    assert file.driver.in_transaction(file.connection) is False
+
+
+@pytest.mark.parametrize("statement", ["SELECT text FROM note", "INSERT INTO note VALUES ('d') RETURNING text"])
+def test_a_result_of_sqlite_is_unfinished_until_it_is_read(file: File, statement: str) -> None:
+    cursor = file.cursor(statement)
+    assert file.status is Status.BUSY
+    cursor.fetchall()
+    assert file.status is Status.IDLE
+
+
+def test_a_half_read_result_of_sqlite_is_seen_until_its_cursor_is_closed(file: File) -> None:
+    cursor = file.cursor("SELECT text FROM note")
+    cursor.fetchone()
+    assert file.status is Status.BUSY
+    cursor.close()
+    assert file.status is Status.IDLE
+
+
+def test_a_result_that_outlives_its_transaction_is_seen(file: File) -> None:
+    file.run("BEGIN")
+    cursor = file.cursor("SELECT text FROM note")
+    cursor.fetchone()
+    file.driver.rollback(file.connection)
+    assert file.status is Status.BUSY
+    cursor.close()
+
+
+def test_the_probe_of_sqlite_leaves_nothing_open(file: File) -> None:
+    file.driver.probe(file.connection)
+    assert file.status is Status.IDLE
+
+
+def test_a_rollback_ends_the_transaction_of_sqlite(file: File) -> None:
+    file.run("BEGIN")
+    file.run("DELETE FROM note")
+    file.driver.rollback(file.connection)
+    assert file.status is Status.IDLE
+    assert file.run("SELECT count(*) FROM note") == [(3,)]
+
+
+def test_a_rollback_of_sqlite_without_a_transaction_is_no_error(file: File) -> None:
+    file.driver.rollback(file.connection)
+    assert file.status is Status.IDLE
+
+
+@pytest.mark.parametrize("statement", ["SELECT text FROM note", "UPDATE note SET text = 'x'"])
+def test_a_statement_that_the_driver_executes_in_sqlite_is_finished(file: File, statement: str) -> None:
+    file.driver.execute(file.connection, statement)
+    assert file.status is Status.IDLE
+
+
+def test_a_closed_connection_of_sqlite_is_lost(file: File) -> None:
+    file.connection.close()
+    assert file.status is Status.LOST
+    assert file.driver.in_transaction(file.connection) is None
+    with pytest.raises(Exception, match="closed"):
+        file.driver.probe(file.connection)
+
+
+def test_a_connection_of_another_thread_is_not_taken_for_idle() -> None:
+    connection = in_thread(lambda: sqlite3.connect(":memory:", isolation_level=None, check_same_thread=True))
+    assert driver_for(connection).status(connection) is Status.UNKNOWN
+    del connection
+
+
+# A driver that nothing is known of.
+
+
+class Plain:
+    """A connection as PEP 249 has it, and no more: it keeps a transaction open from the first statement on."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.description: Any = None
+
+    def cursor(self) -> Plain:
+        return self
+
+    def execute(self, sql: str) -> None:
+        self.calls.append(sql)
+        self.description = ("column",) if sql.startswith("SELECT") else None
+
+    def fetchall(self) -> None:
+        self.calls.append("fetchall")
+
+    def close(self) -> None:
+        self.calls.append("close")
+
+    def rollback(self) -> None:
+        self.calls.append("rollback")
+
+    def fileno(self) -> int:
+        return 0  # of what, nobody knows
+
+
+def test_of_an_unknown_driver_nothing_is_claimed() -> None:
+    for connection in (Plain(), object(), None):
+        driver = driver_for(connection)
+        assert type(driver) is Driver
+        assert driver.status(connection) is Status.UNKNOWN
+        assert driver.fileno(connection) is None
+
+
+def test_the_probe_through_an_unknown_driver_leaves_no_transaction_open() -> None:
+    connection = Plain()
+    driver_for(connection).probe(connection)
+    assert connection.calls == ["SELECT 1", "fetchall", "close", "rollback"]
+
+
+def test_an_unknown_driver_is_asked_for_no_rows_where_there_are_none() -> None:
+    connection = Plain()
+    driver_for(connection).execute(connection, "DISCARD ALL")
+    assert connection.calls == ["DISCARD ALL", "close"]
+
+
+def test_a_driver_is_recognised_by_name_where_it_is_not_even_installed() -> None:
+    cls = type("Connection", (), {"__module__": "sqlcipher3.dbapi2"})
+    assert type(driver_for(cls())) is Sqlite
+
 
 # in_transaction
 
@@ -26,6 +221,7 @@ from tests.servers.postgres import PostgresServer
 def test_an_open_transaction_is_seen(served: Served, begin: str) -> None:
     database = served.database
     with peewee_web.scope():
+        query(database)
         assert in_transaction(database.connection()) is False
         database.execute_sql("BEGIN") if begin == "sql" else getattr(database, begin)()
         assert in_transaction(database.connection()) is True
@@ -51,15 +247,6 @@ def test_of_a_closed_connection_nothing_is_claimed(served: Served) -> None:
         connection = served.database.connection()
         connection.close()
         assert not in_transaction(connection)
-
-
-def test_sqlite_tells_and_a_closed_connection_does_not() -> None:
-    connection = sqlite3.connect(":memory:", isolation_level=None)
-    assert in_transaction(connection) is False
-    connection.execute("BEGIN")
-    assert in_transaction(connection) is True
-    connection.close()
-    assert in_transaction(connection) is None
 
 
 def test_an_unknown_driver_does_not_tell() -> None:
@@ -99,6 +286,7 @@ def test_closing_rolls_back_what_was_begun_without_a_block(served: Served, begin
         save(served.database)
         served.database.close()
         with peewee_web.scope():
+            query(served.database)
             assert in_transaction(served.database.connection()) is False
     assert saved(served.database) == []
 
@@ -320,7 +508,7 @@ def test_a_full_pool_is_no_outage(tmp_path: Any) -> None:
     database = peewee_web.connect(f"sqlite:///{tmp_path}/x.db", max_connections=1, timeout=None)
     with peewee_web.scope():
         query(database)
-        with peewee_web.scope(), pytest.raises(PoolTimeout, match=r"\(1 of 1 in use\)"):
+        with peewee_web.scope(), pytest.raises(PoolTimeout, match=r"\(1 of 1 in use"):
             query(database)
     database.close_all()
 

@@ -91,7 +91,7 @@ class Driver:
                 cursor.fetchall()
 
     def rollback(self, connection: Any) -> None:
-        """End whatever transaction is open. Needs the driver's status of it only where that is to be relied on."""
+        """End whatever transaction is open, also with autocommit on, where psycopg2's method does nothing."""
         connection.rollback()
 
 
@@ -188,7 +188,10 @@ class PyMySQL(_MySQL):
 
 
 class _KeepsSession(_MySQL):
-    """A driver whose `ping` opens a new session where the app has asked for reconnecting, and says nothing of it."""
+    """A driver whose `ping` opens a new session where the app has asked for reconnecting, and says nothing of it.
+
+    (Seen with MariaDB Connector 1.1; of mysqlclient its documentation says so, depending on the client library.)
+    """
 
     def _session(self, connection: Any) -> Any:
         raise NotImplementedError
