@@ -89,6 +89,12 @@ def run(connection: Any, sql: str) -> Any:
         return cursor.fetchone()
 
 
+def do(connection: Any, sql: str) -> None:
+    """Run *sql*, which gives no rows, or none that matter."""
+    with contextlib.closing(connection.cursor()) as cursor:
+        cursor.execute(sql)
+
+
 def secure_postgres() -> PostgresServer:
     """A PostgreSQL server that speaks TLS, started. (The first installation may have been built without it.)"""
     for installation in postgres_installations():

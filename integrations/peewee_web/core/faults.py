@@ -116,8 +116,11 @@ _POSTGRES_REFUSED_WORDS = (
     "not supported",
 )
 _POSTGRES_BAD_VALUE = re.compile(r"invalid \w+ value")
-# In any language, what the server answered stands behind its severity and two blanks (libpq's pqBuildErrorMessage3).
-_POSTGRES_ANSWER = re.compile(r"(?:^|: )[^\s:]+:  ", re.MULTILINE)
+# What the server answered stands, in any language, behind its severity and two blanks (libpq's pqBuildErrorMessage3).
+_POSTGRES_ANSWER = re.compile(r"(?:^|: )[^\s:]+:  (.*)", re.MULTILINE)
+# In all eleven languages of PostgreSQL 15 the refusals quote the user, the database or the host, or name the privilege
+# CONNECT; "starting up", "shutting down" and "too many clients" do neither. (The limit of one role's connections does.)
+_POSTGRES_NAMES = re.compile(r'["«»„“”‟「」『』]|\bCONNECT\b')
 _POSTGRES_OUTAGE_WORDS = (
     "the database system is",  # starting up, shutting down, in recovery mode, not yet accepting connections
     "too many",  # clients already, connections for a role, for a database
@@ -164,8 +167,8 @@ def is_outage(error: BaseException) -> bool:
     """Whether *error*, raised by a connection attempt, says "not now" rather than "not you" or "no such database".
 
     *error* is Peewee's exception or the driver's own. A bad TLS set-up is no outage. SQLite has no server, so its
-    errors never are. PostgreSQL gives its reason in words only: a refusal in another language than English counts as
-    an outage, unless psycopg 3 knows that the password had been asked for.
+    errors never are. PostgreSQL gives its reason in words only; those of other languages than English are told apart by
+    whether they name somebody.
     """
     if isinstance(error, NoConnection):
         return isinstance(error, DatabaseUnavailable)
@@ -223,6 +226,8 @@ def _mysql_lost(error: BaseException) -> bool:
         return str(error) == "Already closed" or _has_words(error, _MYSQL_LOST_WORDS)  # the first is PyMySQL's ping
     if number == 0:  # PyMySQL, and mysqlclient before 1.4, of a connection that they had closed: (0, '')
         return "InterfaceError" in _class_names(error)
+    if number == 2055 and _has_words(error, ("cursor",)):  # MySQL Connector of a closed one: "Cursor is not connected"
+        return False
     if number == 4031:  # MariaDB's is another: "Referenced trigger ... does not exist"
         return not _has_words(error, ("trigger",))
     return number in _MYSQL_LOST
@@ -247,10 +252,9 @@ def _postgres_outage(error: Any) -> bool:
         return _POSTGRES_OUTAGE.match(sqlstate) is not None
     if _has_words(error, _POSTGRES_REFUSED_WORDS) or _POSTGRES_BAD_VALUE.search(str(error)):
         return False
-    if _has_words(error, _POSTGRES_OUTAGE_WORDS) or not _POSTGRES_ANSWER.search(str(error)):
+    if _has_words(error, _POSTGRES_OUTAGE_WORDS):
         return True
-    # An answer in another language. A server that is not up, or full, says so before it asks for the password.
-    return not getattr(getattr(error, "pgconn", None), "used_password", False)
+    return not any(_POSTGRES_NAMES.search(answer) for answer in _POSTGRES_ANSWER.findall(str(error)))
 
 
 def _mysql_outage(error: Any) -> bool:
