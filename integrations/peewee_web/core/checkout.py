@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from .errors import DatabaseUnavailable, NoConnection, PoolTimeout
-from .drivers import is_outage
+from .faults import is_outage
 from .lease import Lease
 from .places import Place, described
 from .waiting import TaskWaiter, ThreadWaiter, Waiter

@@ -20,6 +20,7 @@ from playhouse.pool import PooledDatabase as PlayhousePool
 
 from .drivers import Status
 from .errors import ScopeClosed, ScopeError
+from .faults import is_lost_connection
 from .options import PoolOptions
 from .places import caller, described
 from .pool import Pool
@@ -105,9 +106,12 @@ class ScopedConnections(PeeweeDatabase):
     def _connect(self) -> Any:
         if isinstance(self, SqliteDatabase):
             prepare(self)
+        open_ = super()._connect
         if isinstance(self, PlayhousePool):
-            self._in_use.clear()  # it is out of work: what it hands on is opened for our pool
-        return super()._connect()
+            self._in_use.clear()  # it is out of work, also where an app's own class calls it
+            if getattr(open_, "__func__", None) is PlayhousePool._connect:
+                open_ = super(PlayhousePool, self)._connect  # past its lock
+        return open_()
 
     def _close_for_good(self, conn: Any) -> None:
         if isinstance(self, PlayhousePool):
@@ -193,7 +197,7 @@ class ScopedConnections(PeeweeDatabase):
                 raise
 
     def _note(self, error: Exception, state: ConnectionState) -> None:
-        if state.lease is not None and _status(state) is Status.LOST:
+        if state.lease is not None and is_lost_connection(error):
             self.pool.note_lost(state.lease)
 
     def begin(self, *args: Any, **options: Any) -> None:

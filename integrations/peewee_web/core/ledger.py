@@ -23,8 +23,8 @@ class PoolStats:
     """What a pool has now, and what it has done since the start of the process.
 
     Now: ``limit`` (None where there is none), ``size`` (connections open, being opened or being closed), ``idle``,
-    ``in_use`` (leases), ``waiting`` (checkouts in the queue), ``generation`` (how often all connections became suspect
-    because one was lost). Since the start: ``checkouts``; ``waits``, those that had to queue up, and their ``wait_seconds``;
+    ``in_use`` (leases), ``waiting`` (checkouts in the queue), ``generation`` (how often one that was lost has made all
+    others suspect). Since the start: ``checkouts``; ``waits``, those that had to queue up, and their ``wait_seconds``;
     ``timeouts``; connections ``created``, ``closed`` and ``lost`` (broken in use, or found dead); ``probes`` and
     ``probe_failures``; ``connect_errors``.
     """
