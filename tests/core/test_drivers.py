@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -143,6 +144,14 @@ def test_a_rollback_of_sqlite_without_a_transaction_is_no_error(file: File) -> N
 def test_a_statement_that_the_driver_executes_in_sqlite_is_finished(file: File, statement: str) -> None:
     file.driver.execute(file.connection, statement)
     assert file.status is Status.IDLE
+
+
+def test_a_statement_that_sqlite_executes_row_by_row_is_run_to_its_end() -> None:
+    visited: list[int] = []
+    with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+        connection.create_function("visit", 1, visited.append)
+        driver_for(connection).execute(connection, "SELECT visit(column1) FROM (VALUES (1), (2), (3))")
+    assert visited == [1, 2, 3]
 
 
 def test_a_closed_connection_of_sqlite_is_lost(file: File) -> None:
