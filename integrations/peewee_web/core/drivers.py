@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import enum
 import functools
-import socket
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from typing import Any
@@ -72,11 +71,6 @@ class Driver:
     def status(self, connection: Any) -> Status:
         """What the driver knows. In the hot path of a check-in."""
         return UNKNOWN
-
-    def in_transaction(self, connection: Any) -> bool | None:
-        """Whether a transaction is open, None where that is not known. May cost less than `status`."""
-        status = self.status(connection)
-        return None if status in (BUSY, LOST, UNKNOWN) else status is not IDLE
 
     def probe(self, connection: Any) -> None:
         """One round trip; an error means that the connection is no use. Begins no transaction and never reconnects."""
@@ -290,16 +284,12 @@ class Sqlite(Driver):
     network = False
 
     def status(self, connection: Any) -> Status:
-        open_ = self.in_transaction(connection)
-        if open_ is None:
-            return LOST
-        return IN_TRANSACTION if open_ else self._unfinished(connection)
-
-    def in_transaction(self, connection: Any) -> bool | None:
         try:
-            return bool(connection.in_transaction)
-        except Exception:
-            return None
+            if connection.in_transaction:
+                return IN_TRANSACTION
+            return self._unfinished(connection)
+        except Exception:  # closed
+            return LOST
 
     def _unfinished(self, connection: Any) -> Status:
         """`BUSY` if a statement was stepped and not reset: it keeps the read snapshot that it began with."""
@@ -335,8 +325,8 @@ class Apsw(Sqlite):
 
 
 class CySqlite(Sqlite):
-    def in_transaction(self, connection: Any) -> bool | None:
-        return None if connection.is_closed() else super().in_transaction(connection)
+    def status(self, connection: Any) -> Status:
+        return LOST if connection.is_closed() else super().status(connection)
 
     def _unfinished(self, connection: Any) -> Status:
         # Only a statement that a cursor holds can be active: the cheap question first.
@@ -365,74 +355,11 @@ def driver_for(connection: object) -> Driver:
 
     An app may have put a class of its own over the driver's (psycopg2's ``connection_factory``).
     """
-    return _DRIVERS.get(_name_of(type(connection)), _UNKNOWN_DRIVER)  # type: ignore[arg-type]  # as below
-
-
-def driver_of(thing: object) -> str:
-    """The driver that a connection or an exception comes from, by its top-level module; ``""`` for an unknown one."""
-    name = _name_of(type(thing))  # type: ignore[arg-type]  # mypy looks for __hash__ on the wrong class
-    return name.partition(".")[0]
+    return _driver_for_class(type(connection))  # type: ignore[arg-type]  # mypy looks for __hash__ on the wrong class
 
 
 @functools.lru_cache(maxsize=256)
-def _name_of(cls: type) -> str:
+def _driver_for_class(cls: type) -> Driver:
     modules = [base.__module__ for base in cls.__mro__]
     names = (name for module in modules for name in (module, module.partition(".")[0]))
-    return next((name for name in names if name in _DRIVERS), "")
-
-
-def in_transaction(connection: Any) -> bool | None:
-    """Whether a transaction is open on *connection*, without a round trip; None where the driver can't tell."""
-    return driver_for(connection).in_transaction(connection)
-
-
-def transaction_failed(connection: Any) -> bool:
-    """Whether the open transaction can only be rolled back."""
-    return driver_for(connection).status(connection) is FAILED
-
-
-def is_lost(connection: Any) -> bool:
-    """Whether the driver has noticed that *connection* is gone. Asks nobody."""
-    return driver_for(connection).status(connection) is LOST
-
-
-def mid_statement(connection: Any) -> bool:
-    """Whether a result of *connection* is half read. The next user of a SQLite connection would read old data."""
-    return driver_for(connection).status(connection) is BUSY
-
-
-# Answers to a connection attempt that waiting cannot mend: the server is well and says no to *this* client.
-# MySQL error numbers: 1044 no access to the database, 1045 wrong password, 1049 unknown database,
-# 1698 wrong authentication plugin.
-_MYSQL_REFUSALS = frozenset({1044, 1045, 1049, 1698})
-# libpq gives no SQLSTATE for a failed connection, only the server's text. A server that speaks another language is not
-# recognised, and its refusal then counts as an outage: still an error, with the server's text as its cause.
-_LIBPQ_REFUSALS = (
-    "password authentication failed",
-    "authentication failed",
-    "no password supplied",
-    "no pg_hba.conf entry",
-    "does not exist",
-    "permission denied for database",
-    "is not permitted to log in",
-    "invalid connection option",
-    "invalid dsn",
-    "invalid port number",
-)
-
-
-def is_outage(error: BaseException) -> bool:
-    """Whether *error*, raised by a connection attempt, says "not now" rather than "not you" or "no such database".
-
-    *error* is Peewee's exception or the driver's own. SQLite has no server, so its errors are never an outage.
-    """
-    error = getattr(error, "orig", error)
-    driver = driver_of(error)
-    if driver in ("psycopg", "psycopg2"):
-        text = str(error).lower()
-        return not any(refusal in text for refusal in _LIBPQ_REFUSALS)
-    if driver in ("pymysql", "MySQLdb", "mysql", "mariadb"):
-        number = getattr(error, "errno", None) or (error.args[0] if error.args else None)
-        return number not in _MYSQL_REFUSALS
-    # Not any OSError: a certificate that is no file stays missing.
-    return isinstance(error, (ConnectionError, TimeoutError, socket.gaierror))
+    return next((_DRIVERS[name] for name in names if name in _DRIVERS), _UNKNOWN_DRIVER)
