@@ -15,7 +15,7 @@ from .errors import DatabaseUnavailable, NoConnection, PoolTimeout
 from .faults import is_outage
 from .lease import Lease
 from .places import Place, described
-from .waiting import TaskWaiter, ThreadWaiter, Waiter
+from .waiting import TaskWaiter, ThreadWaiter, Waiter, calm
 from .watchdog import Watchdog
 
 if TYPE_CHECKING:
@@ -43,6 +43,9 @@ class Checkout:
 
     def run(self, lease: Lease | None) -> Lease:
         """*lease*, or the first that is healthy."""
+        if calm() < math.inf:
+            self._deadline = min(self._deadline, self._begun + calm())
+            self._max_waiting = 0  # whoever could end the wait of a loop's thread is a coroutine of the same loop
         while True:
             if lease is None:
                 lease = self._wait()
@@ -64,27 +67,26 @@ class Checkout:
         waiter = ThreadWaiter()
         with self._queueing(waiter):
             while (left := self._time_left()) > 0 and not waiter.sleep(min(left, _RECLAIM_EVERY)):
-                self._pool.reclaim()
+                self._look_around()
         return self._outcome(waiter)
 
     async def _wait_async(self) -> Lease:
         waiter = TaskWaiter()
         with self._queueing(waiter):
             while (left := self._time_left()) > 0 and not await waiter.sleep(min(left, _RECLAIM_EVERY)):
-                self._pool.reclaim()
+                self._look_around()
         return self._outcome(waiter)
 
     @contextmanager
     def _queueing(self, waiter: Waiter) -> Iterator[None]:
         pool, begun = self._pool, self._pool.clock()
-        pool.reclaim()
-        pool.tend(begun)
+        self._look_around()
         spare = math.inf if self._max_waiting is None else self._max_waiting
-        if not pool.enqueue(waiter, self._place, first=self._was_first, spare=spare):
-            raise PoolTimeout(
-                f"no connection is free, {self._why_at_once()} ({self._figures()})"
-            ) from pool.ledger.last_error
         try:
+            if not pool.enqueue(waiter, self._place, first=self._was_first, spare=spare):
+                raise PoolTimeout(
+                    f"no connection is free, {self._why_at_once()} ({self._figures()})"
+                ) from pool.ledger.last_error
             yield
         except BaseException:  # such as gevent's Timeout, or a cancelled coroutine
             pool.ledger.leave(waiter, pool.clock() - begun)
@@ -92,6 +94,11 @@ class Checkout:
                 pool.checkin(waiter.lease)
             raise
         pool.ledger.leave(waiter, pool.clock() - begun)
+
+    def _look_around(self) -> None:
+        """Take back what finalizers have left, and report what has been out for too long."""
+        self._pool.reclaim()
+        self._pool.tend(self._pool.clock())
 
     def _outcome(self, waiter: Waiter) -> Lease:
         if waiter.lease is not None:
@@ -110,13 +117,14 @@ class Checkout:
     # A connection that must not be used as it is.
 
     def _may_use(self, lease: Lease) -> bool:
-        return self._pool.is_fresh(lease.pooled, self._pool.clock())
+        # As of the moment when it was lent: a connection just opened serves once, however short its life.
+        return self._pool.is_fresh(lease.pooled, lease.taken)
 
     def _may_probe(self, lease: Lease) -> bool:
         """Whether a probe can save the connection; if not, it is closed."""
         pooled = lease.pooled
         # A probe that could not be ended in time is not begun.
-        if self._pool.is_outdated(pooled) or (pooled.driver.network and pooled.fileno is None):
+        if self._pool.is_outdated(pooled, lease.taken) or (pooled.driver.network and pooled.fileno is None):
             self._pool.discard(lease)
             return False
         return True

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-import math
 from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -18,16 +17,17 @@ from peewee import Database, InterfaceError, OperationalError, SqliteDatabase
 from peewee import __exception_wrapper__ as in_peewees_terms  # type: ignore[attr-defined]  # left out of the stubs
 from playhouse.pool import PooledDatabase as PlayhousePool
 
+from . import fork
 from .drivers import Status
 from .errors import ScopeClosed, ScopeError
 from .faults import is_lost_connection
 from .options import PoolOptions
 from .places import caller, described
 from .pool import Pool
-from .scope import CurrentState, current_scope, on_event_loop
+from .scope import CurrentState, current_scope
 from .sqlite import prepare
-from .state import OPENED_BY_SCOPE, ConnectionState, Orphan, ScopedState, ThreadStates
-from .transactions import ScopedSavepoint, has_open_transaction, warn_of_open_transaction
+from .state import OPENED_BY_SCOPE, ConnectionState, Orphan, ScopedState, SharedState, ThreadStates
+from .transactions import ScopedSavepoint, warn_of_open_transaction, was_in_transaction
 
 if TYPE_CHECKING:
     from .lease import Lease
@@ -54,9 +54,6 @@ else:
 
 logger = logging.getLogger("peewee_web")
 
-# Seconds for which an event loop may be made to stand still, by the one thing that it can't await: a lazy checkout.
-_LOOP_PATIENCE = 1.0
-
 
 class ScopedConnections(PeeweeDatabase):
     """Mixin over a Peewee ``Database``: its connections belong to scopes. Thread-safe, and safe across coroutines."""
@@ -78,13 +75,9 @@ class ScopedConnections(PeeweeDatabase):
         )
         # A SQLite connection of before may be bound to its thread.
         admit = functools.partial(self.pool.admit, keep=not isinstance(self, SqliteDatabase))
-        if self.thread_safe:
-            find = ThreadStates(self.orphans, self._state, admit).find
-        else:
-            shared = ConnectionState()
-            shared.take_over(self._state, admit)
-            find = lambda: shared  # noqa: E731  # one state for all threads: what `thread_safe=False` asks for
-        self._state = CurrentState(self, find)
+        before = self._state
+        outside = ThreadStates(self.orphans, before, admit) if self.thread_safe else SharedState(before, admit)
+        self._state = CurrentState(self, outside)
         # Peewee holds this one over network calls; the turn of the scope's state takes its place.
         self._lock = ConnectionState()
 
@@ -139,22 +132,20 @@ class ScopedConnections(PeeweeDatabase):
             raise InterfaceError("this database must be initialized before it is used: call its init() with a name")
         if self.orphans:
             self.take_back_orphans()
-        # Whoever could end the wait of a loop's thread is a coroutine of the same loop.
-        state.hold(
-            self.pool.checkout(waiting=False, within=_LOOP_PATIENCE) if on_event_loop() else self.pool.checkout()
-        )
+        state.hold(self.pool.checkout())
         self._begin_use(state)
 
     def _begin_use(self, state: ConnectionState) -> None:
         try:
-            with in_peewees_terms:
-                self._initialize_connection(state.conn)
-            scope = current_scope()
-            if isinstance(state, ScopedState) and scope is not None and scope.is_atomic_for(self):
-                self.begin_request_transaction(state)
+            self._initialize_connection(state.conn)
+            if isinstance(state, ScopedState):
+                scope = current_scope()
+                if scope is not None and scope.is_atomic_for(self):
+                    self.begin_request_transaction(state)
         except BaseException:
             self.discard(state)  # its first use failed: it is not fit for a second
-            raise
+            with in_peewees_terms:
+                raise
 
     def close(self) -> bool:
         """As Peewee's: give the connection back. Returns whether there was one."""
@@ -186,6 +177,8 @@ class ScopedConnections(PeeweeDatabase):
                 if state.closed:
                     self._establish(state)
                     _keep_open(state)
+        elif not state.scoped:
+            self.pool.notice_fork()  # else a child that Python was not told of would go on with its parent's
 
     def _execute_cursor(self, sql: str, params: Any, **options: Any) -> Any:
         state: ConnectionState = self._state.find()
@@ -242,6 +235,8 @@ class ScopedConnections(PeeweeDatabase):
     def pop_transaction(self) -> Any:
         if self._state.find().ended:  # rolled back with its scope: it must not seem to be committed now
             raise ScopeClosed
+        if fork.count and not self._state.transactions:  # the block was entered by the parent, whose transaction it is
+            return None
         return super().pop_transaction()
 
     # What a scope calls (`scope.ScopeAware`).
@@ -270,28 +265,29 @@ class ScopedConnections(PeeweeDatabase):
                 self._begin_use(state)
 
     def is_busy(self, state: ConnectionState) -> bool:
-        return has_open_transaction(state) or _status(state) is Status.BUSY
+        status = _status(state)
+        return status is Status.BUSY or was_in_transaction(status, state.transactions, state.transaction_place)
 
     def give_back(self, state: ConnectionState) -> None:
         """Return the connection of *state*, rolled back and whatever happens. Never raises."""
-        place, left_open = state.transaction_place, has_open_transaction(state)
-        request_transaction = getattr(state, "request_transaction", None)
-        expected = request_transaction is not None and state.transactions == [request_transaction]
-        if isinstance(state, ScopedState):
+        place, transactions, expected = state.transaction_place, state.transactions, False
+        if isinstance(state, ScopedState) and state.request_transaction is not None:
+            expected = transactions == [state.request_transaction]
             state.request_transaction = None
-        self._let_go(state)
-        if left_open and not expected:
+        status = self._let_go(state)
+        if status is not Status.IDLE and not expected and was_in_transaction(status, transactions, place):
             warn_of_open_transaction(place)
 
-    def _let_go(self, state: ConnectionState) -> None:
-        """Part *state* from its connection, if it has one, and give that back."""
+    def _let_go(self, state: ConnectionState) -> Status:
+        """Part *state* from its connection, if it has one, and give that back. Returns what state it was in."""
         lease, conn = state.lease, state.conn
         state.reset()
         if lease is not None:
-            self.pool.checkin(lease, within=_LOOP_PATIENCE if on_event_loop() else math.inf)
-        elif conn is not None:
+            return self.pool.checkin(lease)
+        if conn is not None:
             with suppress(Exception):
                 self._close_for_good(conn)
+        return Status.IDLE
 
     def discard(self, state: ConnectionState) -> None:
         """Close the connection of *state* for good."""
@@ -302,6 +298,8 @@ class ScopedConnections(PeeweeDatabase):
 
     def take_back_orphans(self) -> None:
         """Return the connections of dead threads and of scopes that were collected without having been ended."""
+        if self.orphans:
+            self.pool.notice_fork()
         while self.orphans:
             try:
                 lease, place, by_mistake = self.orphans.popleft()
@@ -313,14 +311,12 @@ class ScopedConnections(PeeweeDatabase):
                 logger.error(
                     "a scope was never ended; its connection, taken at %s, is taken back", described(lease.place)
                 )
-            open_ = lease.pooled.driver.in_transaction(lease.connection)
-            if open_ or (open_ is None and place is not None):
+            if was_in_transaction(self.pool.checkin(lease), [], place):
                 warn_of_open_transaction(place)
-            self.pool.checkin(lease)
 
     def begin_request_transaction(self, state: ScopedState) -> None:
         with state:
-            if not has_open_transaction(state):  # else it is the app's own, or was begun already
+            if not self.is_busy(state):  # else it is the app's own, or was begun already
                 transaction = self.transaction()
                 transaction.__enter__()
                 state.request_transaction = transaction

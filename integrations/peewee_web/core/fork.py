@@ -6,21 +6,33 @@ in the parent's name (libpq's Terminate, MySQL's COM_QUIT), and the parent's ses
 
 from __future__ import annotations
 
+import logging
 import os
+import threading
 import weakref
+from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Protocol
 
+logger = logging.getLogger("peewee_web")
 
-class Forgetful(Protocol):
-    def forget(self) -> None: ...
+#: How many forks lie between this process and the one that imported us. (Those that Python knows of.)
+count = 0
+#: Whose turn it is to find out that this is a child.
+lock = threading.Lock()
 
 
-_watched: weakref.WeakSet[Forgetful] = weakref.WeakSet()
+class Forkable(Protocol):
+    def notice_fork(self) -> None: ...
 
 
-def forget_in_child(thing: Forgetful) -> None:
-    """Call ``thing.forget()`` in every child that ``os.fork`` makes from now on.
+_watched: weakref.WeakSet[Forkable] = weakref.WeakSet()
+_inherited: deque[Callable[[], object]] = deque()
+
+
+def tell_children(thing: Forkable) -> None:
+    """Call ``thing.notice_fork()`` in every child that ``os.fork`` makes from now on.
 
     (uWSGI forks without telling Python: a pool looks at the process id as well.)
     """
@@ -28,8 +40,14 @@ def forget_in_child(thing: Forgetful) -> None:
 
 
 def _in_child() -> None:
+    global count, lock
+    count += 1
+    lock = threading.Lock()  # a thread that is not here may have held it
     for thing in list(_watched):
-        thing.forget()
+        try:
+            thing.notice_fork()
+        except Exception:  # the others are still to be told
+            logger.exception("%r could not be made ready for a forked process", thing)
 
 
 os.register_at_fork(after_in_child=_in_child)
@@ -38,12 +56,11 @@ os.register_at_fork(after_in_child=_in_child)
 def disown(connection: Any, fileno: int | None) -> None:
     """Make *connection*, inherited from the parent, harmless here: nothing that is done with it reaches the server.
 
-    The socket's number is made to lead to the null device; the parent's socket is not touched. A connection without
-    a socket (SQLite) is kept for ever instead: closing it here would drop the locks that this process holds on the
-    same file (sqlite.org, "How To Corrupt An SQLite Database File", 2.6).
+    The socket's number is made to lead to the null device; the parent's socket is not touched. The object is kept for
+    ever: a thread that is not here may have been amid changing what the driver's finalizer would free.
     """
+    _keep_for_ever(connection)
     if fileno is None:
-        _keep_for_ever(connection)
         return
     with suppress(OSError):
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
@@ -51,6 +68,26 @@ def disown(connection: Any, fileno: int | None) -> None:
             os.dup2(null, fileno, inheritable=False)
         finally:
             os.close(null)
+
+
+def before_the_next(connection: Any, close: Callable[[], object]) -> None:
+    """Have *connection*, of a database without a server, closed before this process opens one of its own.
+
+    SQLite keeps books of the locks that its process holds on a file, and a child inherits them without the locks: as
+    long as they count an inherited connection, the child's own take no lock for being there, and the parent deletes
+    the write-ahead log under them when it closes its last (os_unix.c, `unixInodeInfo`; seen as "disk I/O error").
+    And not earlier: a child that has no use for SQLite need not touch it, and so
+    won't meet a mutex that a thread of its parent held at the fork.
+    """
+    _keep_for_ever(connection)
+    _inherited.append(close)
+
+
+def close_inherited() -> None:
+    """Close what `before_the_next` was told of."""
+    while _inherited:
+        with suppress(Exception):  # another thread was faster, or it is bound to the thread that opened it
+            _inherited.popleft()()
 
 
 def _keep_for_ever(thing: Any) -> None:

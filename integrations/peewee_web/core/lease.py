@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import select
 import sys
 import weakref
@@ -26,6 +27,7 @@ class PooledConnection:
         "generation",
         "has_news",
         "idle_since",
+        "probe_after",
     )
 
     def __init__(self, connection: Any, driver: Driver, expires: float, epoch: int, generation: int) -> None:
@@ -37,16 +39,20 @@ class PooledConnection:
         self.expires = expires
         self.epoch = epoch
         self.generation = generation
-        #: Until then it may be used without a probe, if nothing else speaks against it.
-        self.fresh_until = expires
+        #: Seconds for which it is trusted after a use, and until when that is.
+        self.probe_after = math.inf
+        self.fresh_until = math.inf
         self.idle_since = 0.0
 
 
 class Holder(Protocol):
     """Who keeps the connection of a lease while it is out."""
 
-    def reset(self) -> None:
-        """Let go of the connection without a word to the server: this is a forked child, and it is the parent's."""
+    def lose_to_parent(self) -> bool:
+        """Let go of the connection, without a word to the server: this is a forked child, and it is the parent's.
+
+        Returns whether the holder is here, and so was not amid using it.
+        """
 
 
 class Lease:

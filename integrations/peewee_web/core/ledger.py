@@ -129,7 +129,12 @@ class Ledger:
     def take(self, place: Place, now: float) -> Lease | None:
         """A lease on the connection that was idle for the shortest time."""
         with self._lock:
-            return self._lend(self._idle.pop(), place, now) if self._idle else None
+            if not self._idle:
+                return None
+            self._checkouts += 1
+            lease = Lease(self._idle.pop(), now, place)
+            self._leases.add(lease)
+            return lease
 
     def enqueue(self, waiter: Waiter, place: Place, now: float, *, first: bool, spare: float) -> Next | None:
         """Put *waiter* in the queue, or give it what is idle. None: too many wait already.
@@ -173,7 +178,11 @@ class Ledger:
             if lease not in self._leases:
                 return None
             self._leases.remove(lease)
-            return self._offer(lease.pooled, now)
+            if self._waiters:
+                return self._offer(lease.pooled, now)
+            lease.pooled.idle_since = now
+            self._idle.append(lease.pooled)
+            return None
 
     def claim(self, lease: Lease) -> bool:
         """Whether the caller is the one who ends *lease*, which is for one only."""
@@ -259,7 +268,7 @@ class Ledger:
         with self._lock:
             self._probes += 1
             lease.pooled.generation = generation
-            lease.pooled.fresh_until = lease.pooled.expires
+            lease.pooled.fresh_until = math.inf
 
     def note_failed_probe(self, lease: Lease, silent: bool) -> list[PooledConnection]:
         """*lease* was found dead. If it was *silent*, so will be all that have been idle for longer: close them too.

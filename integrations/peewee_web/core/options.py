@@ -21,7 +21,8 @@ class PoolOptions:
     - ``timeout`` (10): what a whole checkout may take: waiting, probing, connecting. ``None`` waits for no busy
       connection, 0 waits without limit (as in ``playhouse.pool``); both bound a single connection attempt by 10.
     - ``max_waiting``: a checkout that finds so many others waiting for a busy connection is refused at once.
-    - ``max_lifetime`` (3600): an older connection is replaced. Up to 5 % less, so that not all go at once.
+    - ``max_lifetime`` (3600): an older connection is replaced. Up to 5 % less, so that not all go at once. ``None`` or
+      0: however old (as in ``playhouse.pool``).
     - ``max_idle`` (600): a connection idle for longer is closed, down to ``min_connections``. 0 keeps none.
     - ``min_connections`` (0): what ``warm()`` opens.
     - ``probe_after`` (15): a connection idle for longer costs one round trip before its next use.
@@ -66,6 +67,11 @@ class PoolOptions:
     def limit(self) -> float:
         """``max_connections``, infinite where there is none."""
         return self.max_connections or math.inf
+
+    @property
+    def lifetime(self) -> float:
+        """``max_lifetime``, infinite where there is none."""
+        return self.max_lifetime or math.inf
 
     @property
     def max_idle_seconds(self) -> float:

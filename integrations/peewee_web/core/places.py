@@ -8,23 +8,29 @@ from typing import TypeAlias
 
 # Between the app's line and ours there are only these: Peewee runs the query, contextlib enters the block.
 _BETWEEN = frozenset({"peewee", "playhouse", "peewee_web", "contextlib", "threading", "asyncio", "concurrent"})
-_between: dict[str, bool] = {}
 
 # A code object and how far it had got. It keeps no frame, and so none of the app's variables, alive.
 Place: TypeAlias = "tuple[CodeType, int]"
 
 
+class _Between(dict[str, bool]):
+    """Whether the module of a name is between the app and us."""
+
+    def __missing__(self, name: str) -> bool:
+        between = self[name] = str(name).partition(".")[0] in _BETWEEN
+        return between
+
+
+_between = _Between()
+
+
 def caller() -> Place:
     """The place in the app that led here: in the nearest frame that is neither Peewee's nor ours."""
     frame = sys._getframe(1)
-    while frame.f_back is not None:
-        name = frame.f_globals.get("__name__", "")
-        between = _between.get(name)
-        if between is None:
-            between = _between[name] = name.partition(".")[0] in _BETWEEN
-        if not between:
+    while (outer := frame.f_back) is not None:
+        frame = outer
+        if not _between[frame.f_globals.get("__name__", "")]:
             break
-        frame = frame.f_back
     return frame.f_code, frame.f_lasti  # `f_lineno` has to be computed, which takes longer than all the rest
 
 

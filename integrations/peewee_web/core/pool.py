@@ -7,6 +7,7 @@ DB-API connections through a ``Driver``, and neither Peewee nor the web.
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import random
@@ -19,12 +20,12 @@ from typing import Any
 
 from . import fork
 from .checkout import Checkout
-from .drivers import Driver, Status, driver_for
+from .drivers import IDLE, Driver, Status, driver_for
 from .lease import Lease, PooledConnection
 from .ledger import Ledger, Next, PoolStats
 from .options import PoolOptions
 from .places import Place, caller, described
-from .waiting import Waiter
+from .waiting import Waiter, calm
 from .watchdog import Watchdog, shut_down
 
 __all__ = ["Lease", "Pool", "PoolOptions", "PoolStats"]
@@ -67,11 +68,13 @@ class Pool:
         self._find_driver = find_driver
         self._start = _start_thread if start is None else start
         self._begin()
-        fork.forget_in_child(self)
+        self._pid = getpid()
+        fork.tell_children(self)
 
     def _begin(self) -> None:
-        self._pid = getpid()
         self._tend_at = -math.inf
+        self._reset = self.options.reset
+        self._keeps = self.options.max_idle != 0
         self.ledger = Ledger(self.options)
 
     def __repr__(self) -> str:
@@ -79,6 +82,7 @@ class Pool:
 
     def stats(self) -> PoolStats:
         """The figures of this moment."""
+        self.notice_fork()
         return self.ledger.stats()
 
     # Checkout.
@@ -91,7 +95,7 @@ class Pool:
         server refuses this client.
         """
         if getpid() != self._pid:
-            self.forget()
+            self.notice_fork()
         place, now = caller(), self.clock()
         lease = self.ledger.take(place, now)
         if lease is not None and self.is_fresh(lease.pooled, now):
@@ -101,7 +105,7 @@ class Pool:
     async def checkout_async(self) -> Lease:
         """The same without blocking the event loop: it waits in the same queue, and probes in a worker thread."""
         if getpid() != self._pid:
-            self.forget()
+            self.notice_fork()
         place, now = caller(), self.clock()
         lease = self.ledger.take(place, now)
         if lease is not None and self.is_fresh(lease.pooled, now):
@@ -110,11 +114,16 @@ class Pool:
 
     def is_fresh(self, pooled: PooledConnection, now: float) -> bool:
         """Whether *pooled* may be used as it is, without a round trip."""
-        return now < pooled.fresh_until and pooled.generation == self.ledger.generation and not pooled.has_news()
+        return (
+            now < pooled.fresh_until
+            and now < pooled.expires
+            and pooled.generation == self.ledger.generation
+            and not pooled.has_news()
+        )
 
-    def is_outdated(self, pooled: PooledConnection) -> bool:
+    def is_outdated(self, pooled: PooledConnection, now: float) -> bool:
         """Whether *pooled* is to be closed, however well it is."""
-        return pooled.epoch != self.ledger.epoch or self.clock() >= pooled.expires
+        return pooled.epoch != self.ledger.epoch or now >= pooled.expires
 
     def enqueue(self, waiter: Waiter, place: Place, *, first: bool, spare: float) -> bool:
         """Put *waiter* in the queue, and open the connections that this asks for. False: too many wait already."""
@@ -126,41 +135,44 @@ class Pool:
 
     # Check-in.
 
-    def checkin(self, lease: Lease, within: float = math.inf) -> None:
-        """Take the connection of *lease* back, clean or closed. Does not raise; a second time does nothing.
+    def checkin(self, lease: Lease) -> Status:
+        """Take the connection of *lease* back, clean or closed. Returns the state it was in.
 
-        Rolling back and ``reset`` take at most the pool's ``timeout``, or *within* seconds if that is less.
+        Does not raise; a second time does nothing. Rolling back and ``reset`` take at most the pool's ``timeout``, and
+        a second where an event loop stands still meanwhile.
         """
-        pooled, options = lease.pooled, self.options
-        if lease.broken or options.reset is not None or pooled.driver.status(pooled.connection) is not Status.IDLE:
+        pooled = lease.pooled
+        status = pooled.driver.status(pooled.connection)
+        if status is not IDLE or lease.broken or self._reset is not None:
+            self.notice_fork()
             if not self.ledger.claim(lease):
-                return
-            if not self._is_clean(lease, within):
+                return IDLE
+            if not self._is_clean(lease, status):
                 self.discard(lease)
-                return
+                return status
         now = self.clock()
-        if now >= pooled.expires or pooled.epoch != self.ledger.epoch or options.max_idle == 0:
+        if now >= pooled.expires or pooled.epoch != self.ledger.epoch or not self._keeps:
             self.discard(lease)
-            return
-        pooled.fresh_until = self._fresh_until(pooled, now)
+            return status
+        pooled.fresh_until = now + pooled.probe_after
         waiter = self.ledger.give(lease, now)
         if waiter is not None:
             waiter.wake()
         if now >= self._tend_at:
             self.tend(now)
+        return status
 
-    def _is_clean(self, lease: Lease, within: float) -> bool:
-        """Make the connection fit for its next user; False if it has to be closed instead."""
-        pooled = lease.pooled
-        driver, connection, reset = pooled.driver, pooled.connection, self.options.reset
-        status = driver.status(connection)
+    def _is_clean(self, lease: Lease, status: Status) -> bool:
+        """Make the connection, found in *status*, fit for its next user; False if it has to be closed instead."""
+        pooled, reset = lease.pooled, self._reset
+        driver, connection = pooled.driver, pooled.connection
         if status is Status.LOST:
             self.note_lost(lease)
         if lease.broken or status is Status.BUSY:
             return False
         try:
-            with Watchdog(pooled.fileno, min(within, self.options.connect_timeout)):
-                if status is not Status.IDLE:
+            with Watchdog(pooled.fileno, min(self.options.connect_timeout, calm())):
+                if status is not IDLE:
                     driver.rollback(connection)
                 if isinstance(reset, str):
                     driver.execute(connection, reset)
@@ -172,10 +184,11 @@ class Pool:
         except BaseException:
             self.discard(lease)
             raise
-        return driver.status(connection) in (Status.IDLE, Status.UNKNOWN)
+        return driver.status(connection) in (IDLE, Status.UNKNOWN)
 
     def discard(self, lease: Lease) -> None:
         """End *lease* and close its connection. Does not raise; a second time does nothing."""
+        self.notice_fork()
         if self.ledger.strike(lease):
             self._close_all((lease.pooled,), abruptly=lease.broken)
 
@@ -204,28 +217,25 @@ class Pool:
         """Open one connection for whoever is first in the queue when it is there."""
         ledger = self.ledger
         epoch, generation = ledger.epoch, ledger.generation
+        fork.close_inherited()
         try:
-            pooled = self._pooled(self._open(), epoch, generation)
+            connection = self._open()
+            now = self.clock()
+            pooled = self._pooled(connection, epoch, generation, now)
         except BaseException as error:
             logger.debug("a connection attempt failed: %s", error)
             next_ = ledger.failed(error)
         else:
-            next_ = ledger.opened(pooled, self.clock())
+            next_ = ledger.opened(pooled, now)
         self._go_on(next_)
 
-    def _pooled(self, connection: Any, epoch: int, generation: int) -> PooledConnection:
-        now = self.clock()
-        lifetime = math.inf if self.options.max_lifetime is None else self.options.max_lifetime
-        expires = now + lifetime * (1 - _LIFETIME_JITTER * random.random())
+    def _pooled(self, connection: Any, epoch: int, generation: int, now: float) -> PooledConnection:
+        expires = now + self.options.lifetime * (1 - _LIFETIME_JITTER * random.random())
         pooled = PooledConnection(connection, self._find_driver(connection), expires, epoch, generation)
-        pooled.fresh_until = self._fresh_until(pooled, now)
+        if self.options.probe_after is not None and pooled.driver.network:
+            pooled.probe_after = self.options.probe_after
+        pooled.fresh_until = now + pooled.probe_after
         return pooled
-
-    def _fresh_until(self, pooled: PooledConnection, now: float) -> float:
-        probe_after = self.options.probe_after
-        if probe_after is None or not pooled.driver.network:
-            return pooled.expires
-        return min(pooled.expires, now + probe_after)
 
     def _close_all(self, connections: Iterable[PooledConnection], *, abruptly: bool = False) -> None:
         """Close *connections*, which nobody else can reach any more. *abruptly*: without a word to the server."""
@@ -248,16 +258,19 @@ class Pool:
 
         Unless *keep*, it is closed at its check-in.
         """
-        pooled = self._pooled(connection, self.ledger.epoch, self.ledger.generation)
+        now = self.clock()
+        pooled = self._pooled(connection, self.ledger.epoch, self.ledger.generation, now)
         if not keep:
             pooled.expires = -math.inf
-        return self.ledger.admit(pooled, caller(), self.clock())
+        return self.ledger.admit(pooled, caller(), now)
 
     # The whole.
 
     def configure(self, options: PoolOptions) -> None:
         """Go on with other *options*. Connections of before are closed, those in use when they come back."""
         self.options = options
+        self._reset = options.reset
+        self._keeps = options.max_idle != 0
         self.ledger.configure(options)
         self.close()
 
@@ -268,6 +281,7 @@ class Pool:
         """
         if now < self._tend_at:
             return
+        self.notice_fork()
         self._tend_at = now + _TEND_EVERY
         for lease in self.ledger.overdue(now):
             logger.warning(
@@ -294,6 +308,7 @@ class Pool:
         Returns how many are out still; they are closed at their check-in. For the end of the process, or a change of
         the connection's parameters: a checkout that comes later opens a new connection.
         """
+        self.notice_fork()
         drained = self.ledger.outdate()
         self.close_idle()
         drained.wait(min(timeout, threading.TIMEOUT_MAX))
@@ -302,35 +317,56 @@ class Pool:
 
     def close_idle(self) -> int:
         """Close the connections that nobody uses. Returns how many."""
+        self.notice_fork()
         idle = self.ledger.clear()
         self._close_all(idle)
         return len(idle)
 
     def evict(self, held_for: float = 0.0) -> int:
         """Close connections that have been out for *held_for* seconds, under their users' hands. Returns how many."""
+        self.notice_fork()
         evicted = self.ledger.evict(self.clock(), held_for)
         self._close_all([lease.pooled for lease in evicted], abruptly=True)
         return len(evicted)
 
     def forget(self) -> None:
-        """Start anew without closing anything: in a forked child, where all connections are the parent's."""
-        with _forgetting:
-            inherited = getpid() != self._pid
+        """Start anew without closing anything."""
+        self.notice_fork()
+        with fork.lock:
+            self._begin()
+
+    def notice_fork(self) -> None:
+        """Start anew if this is a forked child: all connections are the parent's.
+
+        Python calls it in each child that it makes; what may be the first to happen in another one calls it as well.
+        """
+        if getpid() == self._pid:
+            return
+        with fork.lock:
+            if getpid() == self._pid:
+                return
             idle, leases = self.ledger.everything()
             self._begin()
-        if inherited:
-            for pooled in (*idle, *(lease.pooled for lease in leases)):
-                # The number may be another file's by now, if the app closed the connection itself.
-                if pooled.fileno is None or pooled.driver.fileno(pooled.connection) == pooled.fileno:
-                    fork.disown(pooled.connection, pooled.fileno)
+            for pooled in idle:
+                self._leave_to_parent(pooled, quiet=True)
             for lease in leases:
                 holder = None if lease.holder is None else lease.holder()
-                if holder is not None:
-                    holder.reset()
+                # Of a thread that is not here it can't be told what it was about.
+                self._leave_to_parent(lease.pooled, quiet=holder is not None and holder.lose_to_parent())
+            self._pid = getpid()  # last: whoever sees it goes on
 
+    def _leave_to_parent(self, pooled: PooledConnection, quiet: bool) -> None:
+        connection, fileno = pooled.connection, pooled.fileno
+        if quiet and not pooled.driver.network:
+            fork.before_the_next(connection, functools.partial(self._close_inherited, pooled))
+        # The number may be another file's by now, if the app closed the connection itself.
+        elif fileno is None or pooled.driver.fileno(connection) == fileno:
+            fork.disown(connection, fileno)
 
-# Threads of a forked child that find out at once: one of them starts the pool anew.
-_forgetting = threading.Lock()
+    def _close_inherited(self, pooled: PooledConnection) -> None:
+        # To roll back would be to change the parent's files. (What the child writes then finds the database locked.)
+        if pooled.driver.status(pooled.connection) in (IDLE, Status.BUSY):
+            self._close(pooled.connection)
 
 
 def _start_thread(attempt: Callable[[], None]) -> None:

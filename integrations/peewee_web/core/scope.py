@@ -8,7 +8,6 @@ This file knows what a connection *state* is (``state.py``) and nothing of Peewe
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import inspect
 from collections.abc import Callable, Iterable
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from .bodies import ScopedAsyncGenerator, ScopedGenerator
 from .errors import ScopeClosed, ScopeError
-from .state import ConnectionState, ScopeAware, ScopedState
+from .state import ConnectionState, HasState, ScopeAware, ScopedState
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -33,19 +32,19 @@ _active: ContextVar[Scope | None] = ContextVar("peewee_web.scope", default=None)
 class CurrentState:
     """Stands where Peewee keeps its connection state, and leads to the state of the current scope.
 
-    Outside a scope it leads to what *outside* returns: the thread's own state, as in Peewee.
+    Outside a scope it leads to ``outside.state``: the thread's own, as in Peewee.
     """
 
     __slots__ = ("_database", "_outside")
 
-    def __init__(self, database: ScopeAware, outside: Callable[[], ConnectionState]) -> None:
+    def __init__(self, database: ScopeAware, outside: HasState) -> None:
         self._database = database
         self._outside = outside
 
     def find(self) -> ConnectionState:
         scope = _active.get()
         if scope is None:
-            return self._outside()
+            return self._outside.state
         return scope.states.get(self._database) or scope.state_of(self._database)
 
     @property
@@ -333,9 +332,3 @@ def _databases_at_hand() -> Databases | None:
 def current_scope() -> Scope | None:
     """The scope that this code runs in, or ``None``."""
     return _active.get()
-
-
-def on_event_loop() -> bool:
-    """Whether the calling thread runs an asyncio loop, which must not be made to wait for one of its coroutines."""
-    # The one that returns None, documented for event loop authors: an exception costs as much as a checkout.
-    return asyncio._get_running_loop() is not None

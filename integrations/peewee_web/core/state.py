@@ -13,12 +13,23 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
+from . import fork
 from .lease import Lease
 from .places import Place
 
 # Stands in `ConnectionState.ctx` for a connection that the scope opened, not a `with db:` block: Peewee closes the
 # connection when the last block leaves `ctx`, and the scope never leaves it.
 OPENED_BY_SCOPE = object()
+
+
+class _ParentsBlock:
+    """Stands in a forked child's ``ctx`` for a ``with db:`` block that its parent entered: it has nothing to end."""
+
+    def __exit__(self, *exc_info: object) -> None:
+        pass
+
+
+_PARENTS_BLOCK = _ParentsBlock()
 
 
 class ConnectionState:
@@ -41,29 +52,31 @@ class ConnectionState:
         "transactions",
     )
 
+    conn: Any
+    closed: bool
+    #: Under which the pool has lent the connection. (None for one that somebody has put here by hand.)
     lease: Lease | None
+    ctx: list[Any]
+    transactions: list[Any]
+    commit_callbacks: list[Callable[[], Any]]
+    transaction_place: Place | None
 
     def __init__(self) -> None:
-        self.set_connection(None)
+        self.reset()
 
     def reset(self) -> None:
-        self.set_connection(None)
+        self.conn = self.lease = self.transaction_place = None
+        self.closed = True
+        self.ctx, self.transactions, self.commit_callbacks = [], [], []
 
     def hold(self, lease: Lease) -> None:
         """Go on with the connection of *lease*."""
-        self.set_connection(lease.connection)
-        self.lease = lease
+        self.conn, self.closed, self.lease = lease.connection, False, lease
         lease.holder = weakref.ref(self)
 
     def set_connection(self, conn: Any) -> None:
-        self.conn = conn
-        self.closed = conn is None
-        #: Under which the pool lent the connection. (None for one that somebody has put here by hand.)
-        self.lease = None
-        self.ctx: list[Any] = []
-        self.transactions: list[Any] = []
-        self.commit_callbacks: list[Callable[[], Any]] = []
-        self.transaction_place: Place | None = None
+        self.reset()
+        self.conn, self.closed = conn, conn is None
 
     def take_over(self, other: Any, admit: Callable[[Any], Lease]) -> None:
         """Go on with the connection that *other*, Peewee's own state, has open, and what is under way on it."""
@@ -71,6 +84,13 @@ class ConnectionState:
             self.hold(admit(other.conn))
             self.ctx, self.transactions, self.commit_callbacks = other.ctx, other.transactions, other.commit_callbacks
             other.reset()
+
+    def lose_to_parent(self) -> bool:
+        """As `lease.Holder`. The blocks that the child is in are still to be left."""
+        blocks = [block if block is OPENED_BY_SCOPE else _PARENTS_BLOCK for block in self.ctx]
+        self.reset()
+        self.ctx = blocks
+        return True
 
     def __enter__(self) -> None:
         pass
@@ -101,15 +121,27 @@ class ThreadState(ConnectionState):
             self._orphans.append(Orphan(self.lease, self.transaction_place, by_mistake=False))
 
 
+class HasState(Protocol):
+    """Where the state of code outside any scope is found."""
+
+    @property
+    def state(self) -> ConnectionState: ...
+
+
 class ThreadStates(threading.local):
     """One ``ThreadState`` for each thread that asks. It goes on with what Peewee's own state had open there."""
 
     def __init__(self, orphans: deque[Orphan], before: Any, admit: Callable[[Any], Lease]) -> None:
-        self.state = ThreadState(orphans)
+        self.state: ConnectionState = ThreadState(orphans)
         self.state.take_over(before, admit)
 
-    def find(self) -> ConnectionState:
-        return self.state
+
+class SharedState:
+    """One state for all threads: what Peewee's ``thread_safe=False`` asks for."""
+
+    def __init__(self, before: Any, admit: Callable[[Any], Lease]) -> None:
+        self.state = ConnectionState()
+        self.state.take_over(before, admit)
 
 
 class ScopedState(ConnectionState):
@@ -121,7 +153,7 @@ class ScopedState(ConnectionState):
 
     scoped = True
 
-    __slots__ = ("_depth", "_turn", "database", "ended", "ending", "request_transaction")
+    __slots__ = ("_depth", "_forks", "_turn", "database", "ended", "ending", "request_transaction")
 
     def __init__(self, database: ScopeAware) -> None:
         super().__init__()
@@ -130,15 +162,32 @@ class ScopedState(ConnectionState):
         self.request_transaction: Any = None
         self._turn = threading.RLock()
         self._depth = 0
+        self._forks = fork.count
 
     def __enter__(self) -> None:
-        self._turn.acquire()
+        if not self._turn.acquire(blocking=False):
+            self._await_turn()
         self._depth += 1
+
+    def _await_turn(self) -> None:
+        if self._forks != fork.count:
+            with fork.lock:
+                if self._forks != fork.count:  # who has the turn is a thread of the parent's, and never gives it up
+                    self._turn, self._depth, self._forks = threading.RLock(), 0, fork.count
+        self._turn.acquire()
 
     def __exit__(self, *exc_info: object) -> None:
         self._depth -= 1
         self._turn.release()
         self._end_if_asked()
+
+    def lose_to_parent(self) -> bool:
+        super().lose_to_parent()
+        self.request_transaction = None
+        if not self._turn.acquire(blocking=False):
+            return False
+        self._turn.release()
+        return True
 
     def end(self) -> None:
         """Give the connection back, now or when the turn under way is over. Does not block and does not raise."""

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 from peewee import InterfaceError, OperationalError, _savepoint
 
+from . import fork
+from .drivers import Status
 from .places import Place, described
-from .state import ConnectionState
 
 logger = logging.getLogger("peewee_web")
 
 
 class ScopedSavepoint(_savepoint):
     """Peewee's, but rolling back to it raises no error where the connection is lost, as `rollback()` does not."""
+
+    def _begin(self) -> None:
+        self._forks = fork.count
+        super()._begin()
+
+    def __exit__(self, *exc_info: object) -> None:
+        if self._forks == fork.count:  # else it is one of the parent's transaction
+            super().__exit__(*exc_info)
 
     def rollback(self, begin: bool = True) -> None:
         try:
@@ -23,12 +33,14 @@ class ScopedSavepoint(_savepoint):
                 raise
 
 
-def has_open_transaction(state: ConnectionState) -> bool:
-    known = None
-    if state.lease is not None:
-        known = state.lease.pooled.driver.in_transaction(state.conn)
-    # What Peewee and this package remember is second best: a transaction may have been begun or ended in SQL.
-    return bool(state.transactions) or state.transaction_place is not None if known is None else known
+def was_in_transaction(status: Status, transactions: Sequence[object], place: Place | None) -> bool:
+    """Whether a connection is, or was, in a transaction: *status* says so, or else what is remembered of it.
+
+    (What Peewee and this package remember is second best: a transaction may have been begun or ended in SQL.)
+    """
+    if status is Status.IDLE:
+        return False
+    return status in (Status.IN_TRANSACTION, Status.FAILED) or bool(transactions) or place is not None
 
 
 def warn_of_open_transaction(place: Place | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
@@ -60,3 +61,13 @@ class TaskWaiter:
     def wake(self) -> None:
         with suppress(RuntimeError):  # the loop is closed, and its coroutines with it
             self._loop.call_soon_threadsafe(self._event.set)
+
+
+# Seconds for which an event loop may be made to stand still, by what it can't await: a lazy checkout, a check-in.
+_LOOP_PATIENCE = 1.0
+
+
+def calm() -> float:
+    """Seconds for which the calling thread may be blocked: without limit, unless it runs an asyncio event loop."""
+    # The one that returns None, documented for event loop authors: an exception costs as much as a checkout.
+    return math.inf if asyncio._get_running_loop() is None else _LOOP_PATIENCE
