@@ -190,8 +190,10 @@ class ScopedConnections(PeeweeDatabase):
                 raise
 
     def _note(self, error: Exception, state: ConnectionState) -> None:
-        if state.lease is not None and is_lost_connection(error):
-            self.pool.note_lost(state.lease)
+        if state.lease is not None:
+            state.lease.failed = True
+            if is_lost_connection(error):
+                self.pool.note_lost(state.lease)
 
     def begin(self, *args: Any, **options: Any) -> None:
         state: ConnectionState = self._state.find()

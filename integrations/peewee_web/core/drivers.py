@@ -56,6 +56,8 @@ class Driver:
 
     network = True
     """Whether there is a server at the other end of a socket."""
+    status_after_error = UNKNOWN
+    """What `IDLE` is worth after a statement has failed: an answer that reports an error may say no more than that."""
 
     def fileno(self, connection: Any) -> int | None:
         """The file descriptor of the connection's socket; None where there is none, or the driver doesn't show it."""
@@ -91,6 +93,8 @@ class Driver:
 
 class _Libpq(Driver):
     """The two psycopgs. With autocommit off they send a BEGIN before the first statement, except in `_unwrapped`."""
+
+    status_after_error = IDLE  # it comes with each ReadyForQuery, also behind an error
 
     def _fileno(self, connection: Any) -> Any:
         return connection.fileno()
@@ -282,6 +286,7 @@ class Sqlite(Driver):
     """The standard library's module, and those that are built from its source."""
 
     network = False
+    status_after_error = IDLE
 
     def status(self, connection: Any) -> Status:
         try:

@@ -58,7 +58,7 @@ class Holder(Protocol):
 class Lease:
     """One connection checked out of a pool: by whom, and since when (monotonic seconds)."""
 
-    __slots__ = ("broken", "connection", "ending", "holder", "place", "pooled", "reported", "taken")
+    __slots__ = ("broken", "connection", "ending", "failed", "holder", "place", "pooled", "reported", "taken")
 
     def __init__(self, pooled: PooledConnection, taken: float, place: Place) -> None:
         self.pooled = pooled
@@ -67,6 +67,8 @@ class Lease:
         self.place = place
         #: Set by whoever finds the connection unfit for another use: it is closed at check-in.
         self.broken = False
+        #: Set when a statement failed. (A MySQL server says nothing of the transaction then, which may be open.)
+        self.failed = False
         self.ending = False
         self.reported = False
         self.holder: weakref.ref[Holder] | None = None

@@ -143,6 +143,8 @@ class Pool:
         """
         pooled = lease.pooled
         status = pooled.driver.status(pooled.connection)
+        if lease.failed and status is IDLE:
+            status = pooled.driver.status_after_error
         if status is not IDLE or lease.broken or self._reset is not None:
             self.notice_fork()
             if not self.ledger.claim(lease):
