@@ -36,6 +36,7 @@ class Checkout:
         self._begun = now
         self._deadline = now + min(pool.options.patience, within)
         self._max_waiting = pool.options.max_waiting
+        self._may_wait = waiting
         if not waiting or pool.options.timeout is None:
             self._max_waiting = 0
         #: Whether it has had its turn, and got a dead connection.
@@ -45,7 +46,8 @@ class Checkout:
         """*lease*, or the first that is healthy."""
         if calm() < math.inf:
             self._deadline = min(self._deadline, self._begun + calm())
-            self._max_waiting = 0  # whoever could end the wait of a loop's thread is a coroutine of the same loop
+            # Whoever could end the wait of a loop's thread is a coroutine of the same loop.
+            self._may_wait, self._max_waiting = False, 0
         while True:
             if lease is None:
                 lease = self._wait()
@@ -88,6 +90,8 @@ class Checkout:
                     f"no connection is free, {self._why_at_once()} ({self._figures()})"
                 ) from pool.ledger.last_error
             yield
+        except PoolTimeout:  # it was not let in
+            raise
         except BaseException:  # such as gevent's Timeout, or a cancelled coroutine
             pool.ledger.leave(waiter, pool.clock() - begun)
             if waiter.lease is not None:
@@ -183,9 +187,9 @@ class Checkout:
         options = self._pool.options
         if options.timeout is None:
             return "and with timeout=None the pool waits for none"
-        if self._max_waiting:
-            return f"and max_waiting={self._max_waiting} are waiting already"
-        return "and an event loop must not wait for one"
+        if not self._may_wait:
+            return "and an event loop must not wait for one"
+        return f"and max_waiting={self._max_waiting} are waiting already"
 
     def _figures(self) -> str:
         """Such as "8 of 8 in use, 0 idle, 14 waiting; the oldest has been out 31.2 s, taken at notes/views.py:41"."""

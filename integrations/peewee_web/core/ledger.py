@@ -219,15 +219,16 @@ class Ledger:
             self.last_error = None
             return Next(self._offer(pooled, now), self._attempts_wanted())
 
-    def failed(self, error: BaseException) -> Next:
-        """A connection attempt has failed: whoever is first in the queue is told."""
+    def failed(self, error: BaseException | None) -> Next:
+        """A connection attempt has failed: whoever is first in the queue is told, unless it was only broken off."""
         with self._lock:
             self._opening -= 1
             self._size -= 1
-            self._connect_errors += 1
-            self.last_error = error
             waiter = None
-            if self._waiters:
+            if error is not None:
+                self._connect_errors += 1
+                self.last_error = error
+            if error is not None and self._waiters:
                 waiter, _ = self._waiters.popitem(last=False)
                 waiter.error = error
             return Next(waiter, self._attempts_wanted())

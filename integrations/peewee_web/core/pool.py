@@ -211,11 +211,11 @@ class Pool:
             next_.waiter.wake()
         for _ in range(next_.attempts):
             if inline:
-                self._attempt()
+                self._attempt(inline=True)
             else:
                 self._start(self._attempt)
 
-    def _attempt(self) -> None:
+    def _attempt(self, inline: bool = False) -> None:
         """Open one connection for whoever is first in the queue when it is there."""
         ledger = self.ledger
         epoch, generation = ledger.epoch, ledger.generation
@@ -226,10 +226,12 @@ class Pool:
             pooled = self._pooled(connection, epoch, generation, now)
         except BaseException as error:
             logger.debug("a connection attempt failed: %s", error)
-            next_ = ledger.failed(error)
+            interrupted = inline and not isinstance(error, Exception)  # that is for this thread, not for a waiter
+            self._go_on(ledger.failed(None if interrupted else error))
+            if interrupted:
+                raise
         else:
-            next_ = ledger.opened(pooled, now)
-        self._go_on(next_)
+            self._go_on(ledger.opened(pooled, now))
 
     def _pooled(self, connection: Any, epoch: int, generation: int, now: float) -> PooledConnection:
         expires = now + self.options.lifetime * (1 - _LIFETIME_JITTER * random.random())
