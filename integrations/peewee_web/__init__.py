@@ -8,6 +8,7 @@ from .core.databases import (
     connect,
 )
 from .core.errors import DatabaseUnavailable, NoConnection, PoolTimeout, ScopeClosed
+from .core.pool import PoolStats
 from .core.registry import Databases
 from .core.scope import Scope, scope
 from .core.scoped import ScopedDatabase
@@ -16,6 +17,7 @@ __all__ = [
     "DatabaseUnavailable",
     "Databases",
     "NoConnection",
+    "PoolStats",
     "PoolTimeout",
     "PooledDatabase",
     "PooledMySQLDatabase",

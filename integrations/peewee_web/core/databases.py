@@ -91,6 +91,10 @@ def _take_pooling(options: dict[str, Any], **named: Any) -> dict[str, Any]:
     return {**named, **given}
 
 
+# Seconds of silence after which the kernel asks whether the peer of a connection is still there. Load balancers and
+# firewalls forget a silent link after minutes; Linux by itself asks after two hours.
+KEEPALIVE = 30.0
+
 _READY: dict[str, type[Database]] = {
     "sqlite": PooledSqliteDatabase,
     "postgres": PooledPostgresqlDatabase,
@@ -108,8 +112,9 @@ def connect(url: str, **options: Any) -> Any:
     """A pooled database for *url*: ``sqlite:///app.db``, ``postgresql://user@host/name``, ``mysql://user@host/name``.
 
     Any other scheme that ``playhouse.db_url`` knows works as well. Options of the pool and of the driver come from
-    the query string or from *options*, which win. No connection is made. SQLite gets WAL, foreign keys, a busy
-    timeout of 5 s, ``synchronous=normal`` and immediate transactions unless told otherwise.
+    the query string or from *options*, which win. No connection is made. Unless told otherwise, TCP keepalive is on
+    (``keepalive=30`` seconds), so that a query on a link that has gone silent ends; SQLite gets WAL, foreign keys, a
+    busy timeout of 5 s, ``synchronous=normal`` and immediate transactions.
 
     Raises `ValueError` for a URL that names no known scheme or no database, and `peewee.ImproperlyConfigured` when the
     driver is not installed. No message repeats the URL, which may hold a password.
@@ -129,6 +134,8 @@ def connect(url: str, **options: Any) -> Any:
         raise ValueError(
             f"the {scheme} URL names no database: write {scheme}://user@host/NAME, or {scheme}:///NAME for a local one"
         )
+    if not issubclass(database_class, (SqliteDatabase, playhouse.pool.PooledDatabase)):
+        arguments.setdefault("keepalive", KEEPALIVE)
     if issubclass(database_class, SqliteDatabase):
         arguments.setdefault("lock_type", sqlite.LOCK_TYPE)
         arguments["pragmas"] = {**sqlite.PRAGMAS, **dict(arguments.get("pragmas") or {})}
