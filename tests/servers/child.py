@@ -60,7 +60,8 @@ class ServerProcess(abc.ABC):
 
     `settings` are the server's own variables; a change to `server.settings` counts from the next start.
     Raises `ServerNotInstalled`. Not for use from several threads at once, except `execute`, `sessions`,
-    `kill_sessions` and `url`, which hold no state. As a context manager it starts and closes itself.
+    `kill_sessions`, `kill_session`, `client_ports` and `url`, which hold no state. As a context manager it
+    starts and closes itself.
     """
 
     accounts: ClassVar[tuple[str, ...]]
@@ -152,6 +153,14 @@ class ServerProcess(abc.ABC):
     @abc.abstractmethod
     def kill_sessions(self, database: str | None = None) -> int:
         """Throw out every client (of `database`, or of any); returns how many, once they are gone."""
+
+    @abc.abstractmethod
+    def kill_session(self, pid: int) -> None:
+        """Throw out one client, by the `pid` of its session. Returns before it is gone; no error if it is already."""
+
+    @abc.abstractmethod
+    def client_ports(self, database: str | None = None) -> list[int]:
+        """The port that each client (of `database`, or of any) comes from: one of the proxy's, if there is one."""
 
     # Where it is.
 

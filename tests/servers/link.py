@@ -40,6 +40,15 @@ class Link:
     def bytes_forwarded(self) -> int:
         return sum(flow.bytes_forwarded for flow in self._flows)
 
+    def route(self) -> tuple[int, int] | None:
+        """The port that the server sees it come from, and the client's own; None if one side is not there any more."""
+        try:
+            if self._server is None:
+                return None
+            return self._server.getsockname()[1], self._client.getpeername()[1]
+        except OSError:
+            return None
+
     def next_delivery(self) -> float | None:
         """When (`time.monotonic`) something that is held back will be due; None if nothing is."""
         if self.frozen:

@@ -162,14 +162,26 @@ class MariaDBServer(ServerProcess):
     def kill_sessions(self, database: str | None = None) -> int:
         victims = self._clients(database)
         for pid in victims:
-            with contextlib.suppress(pymysql.err.OperationalError):  # 1094, it went by itself
-                self.execute(f"KILL {pid}", database="information_schema")
+            self.kill_session(pid)
         deadline = time.monotonic() + 10.0
         while left := victims & self._clients(None):
             if time.monotonic() > deadline:
                 raise ServerDidNotStop(f"killed 10 s ago and still there: sessions {sorted(left)} of {self!r}")
             time.sleep(0.002)  # KILL only leaves a mark for the session's thread, and nothing tells when it is gone
         return len(victims)
+
+    def kill_session(self, pid: int) -> None:
+        with contextlib.suppress(pymysql.err.OperationalError):  # 1094, it went by itself
+            self.execute(f"KILL {pid}", database="information_schema")
+
+    def client_ports(self, database: str | None = None) -> list[int]:
+        rows = self.execute(
+            "SELECT HOST FROM information_schema.PROCESSLIST"
+            " WHERE USER NOT IN (%s, 'system user') AND COMMAND <> 'Daemon' AND (%s IS NULL OR DB = %s)",
+            (_ADMIN, database, database),
+            database="information_schema",
+        )
+        return [int(host.rpartition(":")[2]) for (host,) in rows]
 
 
 def _state(user: str, command: str, in_transaction: bool) -> str:

@@ -158,6 +158,18 @@ class PostgresServer(ServerProcess):
         )
         return sum(1 for (gone,) in rows if gone)
 
+    def kill_session(self, pid: int) -> None:
+        self.execute("SELECT pg_terminate_backend(%s)", (pid,))
+
+    def client_ports(self, database: str | None = None) -> list[int]:
+        rows = self.execute(
+            "SELECT client_port FROM pg_stat_activity"
+            " WHERE backend_type = 'client backend' AND application_name <> %s"
+            " AND (%s::text IS NULL OR datname = %s)",
+            (_ADMIN, database, database),
+        )
+        return [port for (port,) in rows]
+
     def _forget(self) -> None:
         remove_segment_of(self.data)
 

@@ -75,6 +75,10 @@ class TcpProxy:
             even_closed=True,
         )
 
+    def routes(self) -> dict[int, int]:
+        """Of each link, by the port that the server sees it come from: the client's own port."""
+        return self._command(lambda: dict(filter(None, (link.route() for link in self._links))))
+
     def forward(self) -> None:
         """Carry bytes for new connections, from now on. What a black hole has swallowed it keeps."""
         self._command(lambda: self._set_mode("forward"))

@@ -28,6 +28,7 @@ from tests.servers.fixtures import _run
 from tests.servers.mariadb import MariaDBServer
 from tests.servers.ports import free_port
 from tests.servers.postgres import PostgresServer
+from tests.servers.proxy import TcpProxy
 from tests.servers.shared_memory import exists, segment_of
 from tests.servers.waiting import until
 
@@ -376,6 +377,31 @@ def test_sessions_and_kills_keep_to_one_database(server: ServerProcess, database
         assert list(query(other, "SELECT 2")) == [(2,)]
         with pytest.raises((psycopg.OperationalError, pymysql.err.OperationalError)):
             query(client, "SELECT 3")
+
+
+def test_one_session_can_be_killed_and_a_second_time_is_no_error(
+    server: ServerProcess, database: str, client: Any
+) -> None:
+    with contextlib.closing(connect(server.url(database))) as other:
+        victim = server.sessions(database)[0].pid
+        server.kill_session(victim)
+        until(lambda: victim not in [session.pid for session in server.sessions(database)])
+        server.kill_session(victim)
+        assert len(server.sessions(database)) == 1
+        with pytest.raises((psycopg.OperationalError, pymysql.err.OperationalError)):
+            query(client, "SELECT 1")
+        assert query(other, "SELECT 1")
+
+
+def test_clients_are_known_by_the_port_that_they_come_from(server: ServerProcess, database: str) -> None:
+    with (
+        TcpProxy(server.host, server.port) as proxy,
+        contextlib.closing(connect(server.url(database, port=proxy.port))) as client,
+    ):
+        (port,) = server.client_ports(database)
+        fileno = client.fileno() if server.scheme == "postgresql" else client._sock.fileno()
+        with socket.socket(fileno=os.dup(fileno)) as ours:
+            assert proxy.routes() == {port: ours.getsockname()[1]}
 
 
 def test_a_client_that_leaves_is_no_session_any_more(server: ServerProcess, database: str) -> None:
