@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from types import TracebackType
 
 from peewee import InterfaceError, OperationalError, _savepoint
 
@@ -17,13 +18,16 @@ logger = logging.getLogger("peewee_web")
 class ScopedSavepoint(_savepoint):
     """Peewee's, but rolling back to it raises no error where the connection is lost, as `rollback()` does not."""
 
-    def _begin(self) -> None:
+    def __enter__(self) -> ScopedSavepoint:
         self._forks = fork.count
-        super()._begin()
+        super().__enter__()
+        return self
 
-    def __exit__(self, *exc_info: object) -> None:
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         if self._forks == fork.count:  # else it is one of the parent's transaction
-            super().__exit__(*exc_info)
+            super().__exit__(exc_type, exc, traceback)
 
     def rollback(self, begin: bool = True) -> None:
         try:
