@@ -5,7 +5,6 @@ The pool decides who gets what; here is what happens meanwhile, for a thread and
 
 from __future__ import annotations
 
-import asyncio
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -151,24 +150,32 @@ class Checkout:
         return True
 
     async def _probe_async(self, lease: Lease) -> bool:
-        """In a worker thread, which can't be cancelled with the coroutine: whoever is last checks the lease in."""
-        done = abandoned = False
+        """In a thread, which can't be cancelled with the coroutine: whoever is last checks the lease in.
 
-        def probe() -> bool:
-            nonlocal done
-            passed = self._probe(lease)
-            done = True
-            if abandoned:
-                self._pool.checkin(lease)
-            return passed
+        (Not in one of the event loop's: they may all be waiting for this connection.)
+        """
+        waiter = TaskWaiter()
+        passed = done = abandoned = False
+
+        def probe() -> None:
+            nonlocal passed, done
+            try:
+                passed = self._probe(lease)
+            finally:
+                done = True
+                if abandoned:
+                    self._pool.checkin(lease)
+                waiter.wake()
 
         try:
-            return await asyncio.to_thread(probe)
+            self._pool.start(probe)
+            await waiter.sleep()
         except BaseException:
             abandoned = True
             if done:
                 self._pool.checkin(lease)
             raise
+        return passed
 
     # What it says of itself.
 

@@ -44,7 +44,7 @@ class Pool:
     *close_connection* closes one for good. *reclaim* is called, outside the lock, by whoever has to wait: it may check
     in leases whose holders are gone. *inline* makes a checkout open its connection itself, where that takes no network,
     instead of in a thread. *options* are explained in `PoolOptions`. The rest is for tests: *find_driver* gives the
-    `Driver` of a connection, *clock* the monotonic seconds, *start* runs a connection attempt in the background.
+    `Driver` of a connection, *clock* the monotonic seconds, *start* runs something in the background.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Pool:
         self._close = close_connection
         self._inline = inline
         self._find_driver = find_driver
-        self._start = _start_thread if start is None else start
+        self.start = _start_thread if start is None else start
         self._begin()
         self._pid = getpid()
         fork.tell_children(self)
@@ -103,7 +103,7 @@ class Pool:
         return Checkout(self, place, now, waiting, within).run(lease)
 
     async def checkout_async(self) -> Lease:
-        """The same without blocking the event loop: it waits in the same queue, and probes in a worker thread."""
+        """The same without blocking the event loop: it waits in the same queue, and probes in a thread of its own."""
         if getpid() != self._pid:
             self.notice_fork()
         place, now = caller(), self.clock()
@@ -213,7 +213,7 @@ class Pool:
             if inline:
                 self._attempt(inline=True)
             else:
-                self._start(self._attempt)
+                self.start(self._attempt)
 
     def _attempt(self, inline: bool = False) -> None:
         """Open one connection for whoever is first in the queue when it is there."""
@@ -373,8 +373,8 @@ class Pool:
             self._close(pooled.connection)
 
 
-def _start_thread(attempt: Callable[[], None]) -> None:
+def _start_thread(work: Callable[[], None]) -> None:
     try:
-        threading.Thread(target=attempt, name="peewee_web-connect", daemon=True).start()
+        threading.Thread(target=work, name="peewee_web-connect", daemon=True).start()
     except RuntimeError:  # no thread can be started any more: the interpreter is shutting down
-        attempt()
+        work()

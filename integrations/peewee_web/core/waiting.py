@@ -44,23 +44,23 @@ class ThreadWaiter:
 class TaskWaiter:
     """Suspends the calling coroutine. Woken from any thread."""
 
-    __slots__ = ("_event", "_loop", "error", "lease")
+    __slots__ = ("_loop", "_woken", "error", "lease")
 
     def __init__(self) -> None:
         self.lease: Lease | None = None
         self.error: BaseException | None = None
-        self._event = asyncio.Event()
         self._loop = asyncio.get_running_loop()
+        self._woken: asyncio.Future[None] = self._loop.create_future()
 
-    async def sleep(self, seconds: float) -> bool:
+    async def sleep(self, seconds: float | None = None) -> bool:
         """Until woken, or until *seconds* have passed. Returns whether woken."""
-        with suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._event.wait(), seconds)
-        return self._event.is_set()
+        # Not `wait_for`, which before Python 3.12 swallows a cancellation that comes with the wake-up.
+        await asyncio.wait((self._woken,), timeout=seconds)
+        return self._woken.done()
 
     def wake(self) -> None:
         with suppress(RuntimeError):  # the loop is closed, and its coroutines with it
-            self._loop.call_soon_threadsafe(self._event.set)
+            self._loop.call_soon_threadsafe(self._woken.set_result, None)
 
 
 # Seconds for which an event loop may be made to stand still, by what it can't await: a lazy checkout, a check-in.
