@@ -136,7 +136,7 @@ class Checkout:
         pool, pooled = self._pool, lease.pooled
         generation = pool.ledger.generation  # it may be raised meanwhile, and then this probe has come too early
         seconds = min(self._time_left() * _PROBE_SHARE, pool.options.connect_timeout)
-        watchdog = Watchdog(pooled.fileno, seconds)
+        watchdog = Watchdog(pooled.socket(), seconds)
         try:
             with watchdog:
                 pooled.driver.probe(pooled.connection)

@@ -44,6 +44,14 @@ class PooledConnection:
         self.fresh_until = math.inf
         self.idle_since = 0.0
 
+    def socket(self) -> int | None:
+        """The descriptor, as long as it is this connection's.
+
+        A driver that finds its connection lost may close the socket itself, and the system gives the number to whoever
+        opens a file next.
+        """
+        return self.fileno if self.driver.fileno(self.connection) == self.fileno else None
+
 
 class Holder(Protocol):
     """Who keeps the connection of a lease while it is out."""

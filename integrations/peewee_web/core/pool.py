@@ -173,7 +173,7 @@ class Pool:
         if lease.broken or status is Status.BUSY:
             return False
         try:
-            with Watchdog(pooled.fileno, min(self.options.connect_timeout, calm())):
+            with Watchdog(pooled.socket(), min(self.options.connect_timeout, calm())):
                 if status is not IDLE:
                     driver.rollback(connection)
                 if isinstance(reset, str):
@@ -247,7 +247,7 @@ class Pool:
         for pooled in connections:
             count += 1
             if abruptly:
-                shut_down(pooled.fileno)  # a driver that wants to say good-bye to a silent peer might wait for it
+                shut_down(pooled.socket())  # a driver that wants to say good-bye to a silent peer might wait for it
             with suppress(Exception):
                 self._close(pooled.connection)
         if count:
