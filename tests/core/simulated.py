@@ -146,6 +146,21 @@ def in_background(attempt: Callable[[], None]) -> None:
     threading.Thread(target=attempt).start()
 
 
+class HeldAttempts:
+    """Connection attempts that do not go on before the test says so: to be given as *start*."""
+
+    def __init__(self) -> None:
+        self.begun: list[Callable[[], None]] = []
+
+    def __call__(self, attempt: Callable[[], None]) -> None:
+        self.begun.append(attempt)
+
+    def run(self, number: int) -> None:
+        """Go on with that one, once it has been begun."""
+        until(lambda: len(self.begun) > number)
+        self.begun[number]()
+
+
 class Simulation:
     """A pool on a simulated server, by a simulated clock.
 

@@ -15,7 +15,7 @@ import pytest
 from peewee_web import DatabaseUnavailable, PooledSqliteDatabase, PoolTimeout
 from peewee_web.core.checkout import Checkout
 from peewee_web.core.waiting import ThreadWaiter
-from tests.core.simulated import Simulation, in_background
+from tests.core.simulated import HeldAttempts, Simulation, in_background
 from tests.core.working import PATIENCE, Working, in_thread
 from tests.servers.waiting import until
 
@@ -52,11 +52,11 @@ def test_a_connection_goes_from_hand_to_hand_past_later_comers() -> None:
 
 
 def test_a_connection_that_is_opened_goes_to_whoever_waits_for_longest() -> None:
-    attempts: list[Callable[[], None]] = []
-    with Simulation(start=attempts.append, max_connections=1) as sim:
+    attempts = HeldAttempts()
+    with Simulation(start=attempts, max_connections=1) as sim:
         first = sim.waiting()
         second = sim.waiting()
-        attempts[0]()
+        attempts.run(0)
         lease = first.result()
         assert sim.pool.stats().waiting == 1
         sim.pool.checkin(lease)
@@ -64,28 +64,28 @@ def test_a_connection_that_is_opened_goes_to_whoever_waits_for_longest() -> None
 
 
 def test_who_was_served_by_a_checkin_leaves_the_attempt_to_the_next() -> None:
-    attempts: list[Callable[[], None]] = []
-    with Simulation(start=attempts.append, max_connections=2) as sim:
+    attempts = HeldAttempts()
+    with Simulation(start=attempts, max_connections=2) as sim:
         attempt_of_mine = sim.waiting()
-        attempts[0]()
+        attempts.run(0)
         lease = attempt_of_mine.result()
         first = sim.waiting()
         sim.pool.checkin(lease)
         assert first.result().connection is lease.connection
         second = sim.waiting()
-        attempts[1]()
+        attempts.run(1)
         assert second.result().connection is sim.server.connections[1]
-        assert len(attempts) == 2
+        assert len(attempts.begun) == 2
 
 
 def test_an_attempt_whose_waiter_has_gone_leaves_an_idle_connection() -> None:
-    attempts: list[Callable[[], None]] = []
-    with Simulation(start=attempts.append, timeout=0.01) as sim:
+    attempts = HeldAttempts()
+    with Simulation(start=attempts, timeout=0.01) as sim:
         waiting = sim.waiting()
         sim.clock.advance(1)
         with pytest.raises(DatabaseUnavailable):
             waiting.result()
-        attempts[0]()
+        attempts.run(0)
         assert sim.pool.stats().idle == 1
 
 
@@ -145,19 +145,19 @@ def test_timeout_is_what_a_wait_may_take() -> None:
 
 
 def test_waiting_and_connecting_together_take_no_longer_than_timeout() -> None:
-    attempts: list[Callable[[], None]] = []
-    with Simulation(max_connections=1, timeout=5, start=attempts.append) as sim:
+    attempts = HeldAttempts()
+    with Simulation(max_connections=1, timeout=5, start=attempts) as sim:
         waiting = sim.waiting()
-        attempts[0]()
+        attempts.run(0)
         lease = waiting.result()
         waiting = sim.waiting()
         sim.clock.advance(4)
         sim.pool.discard(lease)  # now it waits for the attempt that is begun in its place
-        assert len(attempts) == 2
+        assert len(attempts.begun) == 2
         sim.clock.advance(1)
         with pytest.raises(DatabaseUnavailable, match=r"could be opened in 5\.0 s"):
             waiting.result()
-        attempts[1]()
+        attempts.run(1)
 
 
 def test_without_timeout_a_checkout_waits_for_nobody() -> None:
@@ -262,18 +262,18 @@ def test_a_wait_in_vain_tells_the_figures_and_who_has_been_out_for_longest() -> 
 
 
 def test_a_wait_in_vain_names_the_latest_connect_error_as_its_cause() -> None:
-    attempts: list[Callable[[], None]] = []
-    with Simulation(max_connections=1, timeout=5, start=attempts.append) as sim:
+    attempts = HeldAttempts()
+    with Simulation(max_connections=1, timeout=5, start=attempts) as sim:
         sim.server.refusal = ConnectionRefusedError("nobody there")
         first, second = sim.waiting(), sim.waiting()
-        attempts[0]()
+        attempts.run(0)
         with pytest.raises(DatabaseUnavailable):
             first.result()
         sim.clock.advance(5)  # the attempt that was begun for the second is not answered
         with pytest.raises(DatabaseUnavailable, match="no connection could be opened") as caught:
             second.result()
         assert caught.value.__cause__ is sim.server.refusal
-        attempts[1]()
+        attempts.run(1)
 
 
 def test_an_earlier_connect_error_is_no_cause_once_a_connection_was_opened() -> None:
@@ -490,15 +490,15 @@ def test_who_is_interrupted_when_served_gives_the_connection_back(interrupted: A
 
 def test_who_is_interrupted_while_an_attempt_is_begun_leaves_the_queue() -> None:
     def start(attempt: Callable[[], None]) -> None:
-        attempts.append(attempt)
+        begun.append(attempt)
         raise Interruption
 
-    attempts: list[Callable[[], None]] = []
+    begun: list[Callable[[], None]] = []
     with Simulation(start=start) as sim:
         with pytest.raises(Interruption):
             sim.pool.checkout()
         assert sim.pool.stats().waiting == 0
-        attempts[0]()
+        begun[0]()
         assert (sim.pool.stats().in_use, sim.pool.stats().idle) == (0, 1)
 
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from peewee_web import PoolTimeout
 from peewee_web.core.pool import Pool
-from tests.core.simulated import Connection, Simulation, in_background
+from tests.core.simulated import Connection, HeldAttempts, Simulation, in_background
 from tests.core.working import PATIENCE, Working
 from tests.servers.waiting import until
 
@@ -46,15 +45,14 @@ def test_max_connections_is_a_bound() -> None:
 
 
 def test_connections_being_opened_count_against_the_bound() -> None:
-    attempts: list[Callable[[], None]] = []
-    with Simulation(max_connections=2, max_connecting=9, timeout=0.01, start=attempts.append) as sim:
+    attempts = HeldAttempts()
+    with Simulation(max_connections=2, max_connecting=9, start=attempts) as sim:
         waiting = [sim.waiting() for _ in range(3)]
-        assert (len(attempts), sim.pool.stats().size) == (2, 2)
-        for attempt in list(attempts):
-            attempt()
-        assert len(attempts) == 2
+        attempts.run(0)
+        attempts.run(1)
+        assert (len(attempts.begun), sim.pool.stats().size, sim.pool.stats().waiting) == (2, 2, 1)
         sim.pool.checkin(waiting[0].result())
-        waiting[1].result(), waiting[2].result()
+        assert waiting[2].result() is not waiting[1].result()
 
 
 def test_connections_being_closed_count_against_the_bound() -> None:

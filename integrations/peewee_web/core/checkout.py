@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 # The share of the time left that a probe may take: the rest is for opening another in place of a silent one.
 _PROBE_SHARE = 0.5
 # Seconds after which a waiting thread looks whether a finalizer has left a connection, as finalizers can't wake it.
-_RECLAIM_EVERY = 1.0
+RECLAIM_EVERY = 1.0
 
 
 class Checkout:
@@ -67,14 +67,14 @@ class Checkout:
     def _wait(self) -> Lease:
         waiter = ThreadWaiter()
         with self._queueing(waiter):
-            while (left := self._time_left()) > 0 and not waiter.sleep(min(left, _RECLAIM_EVERY)):
+            while (left := self._time_left()) > 0 and not waiter.sleep(min(left, RECLAIM_EVERY)):
                 self._look_around()
         return self._outcome(waiter)
 
     async def _wait_async(self) -> Lease:
         waiter = TaskWaiter()
         with self._queueing(waiter):
-            while (left := self._time_left()) > 0 and not await waiter.sleep(min(left, _RECLAIM_EVERY)):
+            while (left := self._time_left()) > 0 and not await waiter.sleep(min(left, RECLAIM_EVERY)):
                 self._look_around()
         return self._outcome(waiter)
 

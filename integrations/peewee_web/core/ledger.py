@@ -72,7 +72,8 @@ class Ledger:
         self.generation = 0
         #: Raised when all connections of before are to be closed as they come back.
         self.epoch = 0
-        self._drained: threading.Event | None = None
+        #: Set when none of those is out any more.
+        self._drained = threading.Event()
         #: What the latest connection attempt failed with, if it did.
         self.last_error: BaseException | None = None
         self._checkouts = self._waits = self._timeouts = self._created = self._closed = 0
@@ -238,7 +239,7 @@ class Ledger:
         with self._lock:
             self._size -= count
             self._closed += count
-            if self._drained is not None and not self._outdated():
+            if not self._drained.is_set() and not self._outdated():
                 self._drained.set()
             return Next(None, self._attempts_wanted())
 
@@ -329,8 +330,9 @@ class Ledger:
         with self._lock:
             self.epoch += 1
             self.generation += 1  # so that none is handed out without a look at its epoch
-            self._drained = threading.Event()
-            if not self._outdated():
+            if self._outdated():
+                self._drained.clear()
+            else:
                 self._drained.set()
             return self._drained
 

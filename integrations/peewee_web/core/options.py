@@ -86,20 +86,29 @@ class PoolOptions:
     @property
     def connect_timeout(self) -> float:
         """Seconds that one connection attempt may take."""
-        return max(self.timeout or CONNECT_TIMEOUT, LEAST_CONNECT_TIMEOUT)
+        if self.timeout is None or math.isinf(self.patience):
+            return CONNECT_TIMEOUT
+        return max(self.timeout, LEAST_CONNECT_TIMEOUT)
 
 
-_WHOLE = frozenset({"max_connections", "max_waiting", "min_connections", "max_connecting"})
+_NEVER_NONE = frozenset({"min_connections", "max_connecting"})
+_WHOLE = frozenset({"max_connections", "max_waiting"}) | _NEVER_NONE
 
 
 def _number(name: str, value: Any) -> float | None:
     """*value* as the option *name* takes it; a URL or an environment variable may have given it as text."""
-    if value is None and name not in ("min_connections", "max_connecting"):
+    if value is None and name not in _NEVER_NONE:
         return None
     try:
-        number = int(value) if name in _WHOLE else float(value)
+        number = float(value)
     except (TypeError, ValueError):
         raise ValueError(f"{name} takes a number, not {value!r}") from None
     if not number >= 0:
         raise ValueError(f"{name} can't be negative: {value!r}")
-    return number
+    if name not in _WHOLE:
+        return number
+    if math.isinf(number) and name not in _NEVER_NONE:
+        return None
+    if not number.is_integer():  # rounded down to 0 it would be no bound at all
+        raise ValueError(f"{name} takes a whole number, not {value!r}")
+    return int(number)

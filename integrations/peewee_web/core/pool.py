@@ -19,7 +19,7 @@ from os import getpid
 from typing import Any
 
 from . import fork
-from .checkout import Checkout
+from .checkout import RECLAIM_EVERY, Checkout
 from .drivers import IDLE, Driver, Status, driver_for
 from .lease import Lease, PooledConnection
 from .ledger import Ledger, Next, PoolStats
@@ -313,9 +313,12 @@ class Pool:
         the connection's parameters: a checkout that comes later opens a new connection.
         """
         self.notice_fork()
+        deadline = self.clock() + timeout
         drained = self.ledger.outdate()
+        self.reclaim()
         self.close_idle()
-        drained.wait(min(timeout, threading.TIMEOUT_MAX))
+        while not drained.wait(max(0.0, min(deadline - self.clock(), RECLAIM_EVERY))) and self.clock() < deadline:
+            self.reclaim()
         self.close_idle()  # what work under way has opened and given back meanwhile
         return self.ledger.outdated()
 

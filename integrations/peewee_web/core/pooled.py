@@ -46,7 +46,6 @@ class Pooling(ScopedConnections):
         For the end of the process: nothing is cut off in the middle of a statement. Returns how many were still in use
         when the time was up; each is closed when it is given back.
         """
-        self.take_back_orphans()
         return self.pool.close(timeout)
 
     def manual_close(self) -> bool:
