@@ -20,7 +20,7 @@ from peewee_web import Databases, PooledPostgresqlDatabase
 from peewee_web.core import fork as forking
 from tests.core.forking import Child, fork, fork_untold, in_child
 from tests.core.raw import module_of
-from tests.core.working import PATIENCE, Served, Working, in_use, query, save, saved
+from tests.core.working import PATIENCE, Served, Working, in_thread, in_use, query, save, saved
 from tests.servers.postgres import PostgresServer
 from tests.servers.proxy import TcpProxy
 from tests.servers.waiting import until
@@ -178,6 +178,32 @@ def test_nothing_that_a_child_does_ends_a_session_of_its_parent(
         assert are_as_before(served, parents)
 
 
+def test_a_child_that_uses_a_connection_of_its_parents_reaches_nobody(served: Served) -> None:
+    """As an app may that keeps the driver's own object."""
+
+    def work() -> bool:
+        with contextlib.closing(connection), pytest.raises(Exception), connection.cursor() as cursor:  # noqa: B017, PT011
+            cursor.execute("SELECT 1")
+        return True
+
+    with idle_and_open(served) as parents:
+        connection = served.database.connection()
+        assert in_child(work)
+        assert are_as_before(served, parents)
+
+
+def test_what_a_dead_thread_left_is_the_parents_to_take_back(served: Served, caplog: pytest.LogCaptureFixture) -> None:
+    database = served.database
+    with idle_and_open(served) as parents:
+        in_thread(lambda: (database.begin(), save(database)))
+        assert in_child(lambda: (query(database), len(database.orphans)), fork_untold) == (1, 0)
+        assert "was left open" not in caplog.text
+        query_in_a_scope = in_a_scope(database)
+        assert query_in_a_scope == 1
+        assert are_as_before(served, parents)
+    assert "was left open" in caplog.text
+
+
 def test_a_child_may_drop_the_database_object(served: Served) -> None:
     with idle_and_open(served) as parents:
         in_child(lambda: drop_the_database_object(served))
@@ -270,7 +296,7 @@ def test_a_child_may_leave_the_blocks_that_its_parent_entered(served: Served, ou
     child = None
     reader, writer = os.pipe()
     try:
-        with Databases(database, atomic=True).scope(), database, database.atomic(), database.connection_context():
+        with peewee_web.scope(), database, database.atomic(), database.connection_context():
             save(database, "parent")
             child = fork()
             if child == 0:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import threading
 from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -26,7 +27,7 @@ from .places import caller, described
 from .pool import Pool
 from .scope import CurrentState, current_scope
 from .sqlite import prepare
-from .state import OPENED_BY_SCOPE, ConnectionState, Orphan, ScopedState, SharedState, ThreadStates
+from .state import OPENED_BY_SCOPE, ConnectionState, Orphan, ScopedState, SharedState, thread_states
 from .transactions import ScopedSavepoint, warn_of_open_transaction, was_in_transaction
 
 if TYPE_CHECKING:
@@ -76,10 +77,18 @@ class ScopedConnections(PeeweeDatabase):
         # A SQLite connection of before may be bound to its thread.
         admit = functools.partial(self.pool.admit, keep=not isinstance(self, SqliteDatabase))
         before = self._state
-        outside = ThreadStates(self.orphans, before, admit) if self.thread_safe else SharedState(before, admit)
+        self._local = threading.local if self.thread_safe else None
+        outside = thread_states(self.orphans, before, admit) if self.thread_safe else SharedState(before, admit)
         self._state = CurrentState(self, outside)
         # Peewee holds this one over network calls; the turn of the scope's state takes its place.
         self._lock = ConnectionState()
+
+    def _follow_patch(self) -> None:
+        """From now on greenlets have states of their own: gevent has patched late (as under ``gunicorn --preload``)."""
+        if self._local is not None:
+            self._local = threading.local
+            admit = functools.partial(self.pool.admit, keep=True)  # never called: there was nothing before
+            self._state.replace_outside(thread_states(self.orphans, ConnectionState(), admit))
 
     # Where connections come from and go to: called by the pool.
 
@@ -116,6 +125,8 @@ class ScopedConnections(PeeweeDatabase):
 
     def connect(self, reuse_if_open: bool = False) -> bool:
         """As Peewee's. Raises `PoolTimeout`, `DatabaseUnavailable`, or `ScopeClosed` when the scope has ended."""
+        if threading.local is not self._local:
+            self._follow_patch()
         state: ConnectionState = self._state.find()
         with state:
             if state.ended:
@@ -169,6 +180,8 @@ class ScopedConnections(PeeweeDatabase):
 
     def ensure_open(self) -> None:
         """Within a scope connecting is the scope's business, also with ``autoconnect=False``; outside, do nothing."""
+        if threading.local is not self._local:
+            self._follow_patch()
         state: ConnectionState = self._state.find()
         if state.closed and state.scoped:
             with state:

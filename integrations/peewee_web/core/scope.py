@@ -41,6 +41,9 @@ class CurrentState:
         self._database = database
         self._outside = outside
 
+    def replace_outside(self, outside: HasState) -> None:
+        self._outside = outside
+
     def find(self) -> ConnectionState:
         scope = _active.get()
         if scope is None:

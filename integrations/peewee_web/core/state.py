@@ -128,12 +128,15 @@ class HasState(Protocol):
     def state(self) -> ConnectionState: ...
 
 
-class ThreadStates(threading.local):
-    """One ``ThreadState`` for each thread that asks. It goes on with what Peewee's own state had open there."""
+def thread_states(orphans: deque[Orphan], before: Any, admit: Callable[[Any], Lease]) -> HasState:
+    """One ``ThreadState`` for each thread, or greenlet, that asks. It goes on with what Peewee's own had open there."""
 
-    def __init__(self, orphans: deque[Orphan], before: Any, admit: Callable[[Any], Lease]) -> None:
-        self.state: ConnectionState = ThreadState(orphans)
-        self.state.take_over(before, admit)
+    class ThreadStates(threading.local):  # as it is now: gevent puts its own in place, also after we were imported
+        def __init__(self) -> None:
+            self.state: ConnectionState = ThreadState(orphans)
+            self.state.take_over(before, admit)
+
+    return ThreadStates()
 
 
 class SharedState:
