@@ -193,11 +193,19 @@ class Plain:
 
 
 def test_of_an_unknown_driver_nothing_is_claimed() -> None:
-    for connection in (Plain(), object(), None):
-        driver = driver_for(connection)
-        assert type(driver) is Driver
-        assert driver.status(connection) is Status.UNKNOWN
-        assert driver.fileno(connection) is None
+    connection = Plain()
+    driver = driver_for(connection)
+    assert type(driver) is Driver
+    assert driver.status(connection) is Status.UNKNOWN
+    assert driver.fileno(connection) is None
+
+
+@pytest.mark.parametrize("thing", [1, object(), None])
+def test_what_is_no_connection_is_asked_for_nothing(thing: object) -> None:
+    """An app's own tests may connect with numbers, as Peewee's do."""
+    driver = driver_for(thing)
+    driver.probe(thing)
+    assert (driver.status(thing), driver.fileno(thing), driver.network) == (Status.IDLE, None, False)
 
 
 def test_the_probe_through_an_unknown_driver_leaves_no_transaction_open() -> None:

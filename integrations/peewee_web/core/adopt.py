@@ -21,10 +21,18 @@ from .sqlite import close_thread_bound, share_memory
 D = TypeVar("D", bound=Database)
 
 
+class _AdoptedPlayhousePool(Pooling):
+    def init(self, *args: Any, **options: Any) -> None:
+        """As playhouse's: pool options that are given hold for our pool. Connections of before are closed."""
+        super().init(*args, **options)
+        self.pool.configure(_options_of_playhouse(self, self.pool.options.max_connections))
+
+
 @functools.cache
 def _scoped_class(plain: type[Database]) -> type[Database]:
     namespace = {"__module__": plain.__module__, "__qualname__": plain.__qualname__, "__doc__": plain.__doc__}
-    return type(plain.__name__, (_same_layout(plain), Pooling, plain), namespace)
+    pooling = _AdoptedPlayhousePool if issubclass(plain, PlayhousePool) else Pooling
+    return type(plain.__name__, (_same_layout(plain), pooling, plain), namespace)
 
 
 def _same_layout(plain: type) -> type:
@@ -74,11 +82,15 @@ def _options_of(database: Database) -> PoolOptions:
         # As in Peewee: no bound, and each connection is closed after its use.
         return PoolOptions(max_connections=None, max_idle=0, max_connecting=sys.maxsize)
     # Ours takes the place of its pool, which connects under a lock and probes without a limit in time.
-    options = PoolOptions(
-        max_connections=database._max_connections,
+    database.close_idle()
+    return _options_of_playhouse(database, None)
+
+
+def _options_of_playhouse(database: Any, max_connections: int | None) -> PoolOptions:
+    """What *database* was given, and *max_connections* unless it was given that. Its own pool has no bound any more."""
+    given, database._max_connections = database._max_connections, None
+    return PoolOptions(
+        max_connections=max_connections if given is None else given,
         max_lifetime=database._stale_timeout,
         timeout=0 if database._wait_timeout == math.inf else database._wait_timeout,
     )
-    database.close_idle()
-    database._max_connections = None
-    return options

@@ -338,7 +338,20 @@ class CySqlite(Sqlite):
         return super()._unfinished(connection) if connection.get_stmt_usage()[1] else IDLE
 
 
+class NoDriver(Driver):
+    """What is no DB-API connection, such as the numbers that an app's own tests connect with: nothing can be asked."""
+
+    network = False
+
+    def status(self, connection: Any) -> Status:
+        return IDLE
+
+    def probe(self, connection: Any) -> None:
+        pass
+
+
 _UNKNOWN_DRIVER = Driver()
+_NO_DRIVER = NoDriver()
 _DRIVERS: dict[str, Driver] = {
     "psycopg": Psycopg(),
     "psycopg2": Psycopg2(),
@@ -356,11 +369,12 @@ _DRIVERS: dict[str, Driver] = {
 
 
 def driver_for(connection: object) -> Driver:
-    """The driver that *connection* comes from; a plain `Driver` for an unknown one.
+    """The driver that *connection* comes from; a plain `Driver` for an unknown one, a `NoDriver` for no connection.
 
     An app may have put a class of its own over the driver's (psycopg2's ``connection_factory``).
     """
-    return _driver_for_class(type(connection))  # type: ignore[arg-type]  # mypy looks for __hash__ on the wrong class
+    driver = _driver_for_class(type(connection))  # type: ignore[arg-type]  # mypy looks for __hash__ on the wrong class
+    return driver if driver is not _UNKNOWN_DRIVER or hasattr(connection, "rollback") else _NO_DRIVER
 
 
 @functools.lru_cache(maxsize=256)

@@ -105,9 +105,11 @@ class Ledger:
                 connect_errors=self._connect_errors,
             )
 
-    def configure(self, options: PoolOptions) -> None:
+    def configure(self, options: PoolOptions) -> Next:
+        """Go by other *options*. There may be room now for those who wait."""
         with self._lock:
             self._options = options
+            return Next(None, self._attempts_wanted())
 
     def has(self, lease: Lease) -> bool:
         return lease in self._leases

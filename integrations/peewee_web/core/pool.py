@@ -275,8 +275,9 @@ class Pool:
         self.options = options
         self._reset = options.reset
         self._keeps = options.max_idle != 0
-        self.ledger.configure(options)
+        next_ = self.ledger.configure(options)
         self.close()
+        self._go_on(next_)
 
     def tend(self, now: float) -> None:
         """Close what has been idle for too long and report what has been out for too long, once a second at most.
