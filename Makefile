@@ -7,6 +7,7 @@ BIN := $(VENV)/bin
 APP ?= flask
 PORT ?= 8000
 DATABASE_URL ?= sqlite:///notes.db
+BENCH ?= adapters pool
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint format bench soak matrix servers clean
@@ -45,10 +46,11 @@ format: $(BIN)/.dev ## let ruff rewrite the files
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-bench: $(BIN)/.dev ## measure the adapters' cost beside the bare frameworks and the documented hooks
-	@$(BIN)/python -m benchmarks.adapters
+bench: $(BIN)/.dev servers ## measure the adapters beside bare frameworks and the documented hooks, the pool beside others (BENCH=pool)
+	@for bench in $(BENCH); do $(BIN)/python -m benchmarks.$$bench || exit 1; done
 
-soak: $(BIN)/.dev servers ## 10,000 mixed requests on every adapter, a third of them aborted; then the full contract
+soak: $(BIN)/.dev servers ## a minute of faults on each driver; 10,000 requests on each adapter, a third aborted; the full contract
+	@$(BIN)/python -m tests.stress
 	@$(BIN)/python -m tests.soak
 	@CONTRACT=full $(BIN)/python -m pytest tests/contract
 
