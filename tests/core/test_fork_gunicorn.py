@@ -135,7 +135,7 @@ def gunicorn(worker: str, *options: str) -> Callable[[int], list[str]]:
     def command(port: int) -> list[str]:
         return [
             *(sys.executable, "-m", "gunicorn", "tests.fork.app:app", "--preload", "--log-level=warning"),
-            *(f"--bind=127.0.0.1:{port}", "--workers=3", f"--worker-class={worker}", "--graceful-timeout=10"),
+            *(f"--bind=127.0.0.1:{port}", "--workers=3", f"--worker-class={worker}", "--graceful-timeout=2"),
             *(["--threads=4"] if worker == "gthread" else []),
             *(f"--config={_ROOT / 'tests/fork/gunicorn_conf.py'}", *options),
         ]
