@@ -123,6 +123,13 @@ def test_a_childs_scope_has_a_session_of_its_own(served: Served, fork: Callable[
         assert in_child(work, fork) not in parents
 
 
+@pytest.mark.parametrize("fork", FORKS)
+def test_a_child_in_a_scope_of_its_parents_has_a_session_of_its_own(served: Served, fork: Callable[[], int]) -> None:
+    with peewee_web.scope():
+        mine = session(served.database)
+        assert in_child(lambda: session(served.database), fork) != mine
+
+
 def close_and_collect(served: Served) -> None:
     served.database.close()
     served.database.close_all()
@@ -192,16 +199,22 @@ def test_a_child_that_uses_a_connection_of_its_parents_reaches_nobody(served: Se
         assert are_as_before(served, parents)
 
 
-def test_what_a_dead_thread_left_is_the_parents_to_take_back(served: Served, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("fork", FORKS)
+def test_what_a_dead_thread_left_is_the_parents_to_take_back(
+    served: Served, caplog: pytest.LogCaptureFixture, fork: Callable[[], int]
+) -> None:
     database = served.database
-    with idle_and_open(served) as parents:
-        in_thread(lambda: (database.begin(), save(database)))
-        assert in_child(lambda: (query(database), len(database.orphans)), fork_untold) == (1, 0)
-        assert "was left open" not in caplog.text
-        query_in_a_scope = in_a_scope(database)
-        assert query_in_a_scope == 1
-        assert are_as_before(served, parents)
+
+    def leave() -> int:
+        database.begin()
+        save(database)
+        return session(database)
+
+    left = in_thread(leave)
+    assert in_child(lambda: (query(database), len(database.orphans), caplog.text), fork) == (1, 0, "")
+    assert session(database) == left  # rolled back, and lent again
     assert "was left open" in caplog.text
+    assert saved(database) == []
 
 
 def test_a_child_may_drop_the_database_object(served: Served) -> None:
@@ -296,7 +309,7 @@ def test_a_child_may_leave_the_blocks_that_its_parent_entered(served: Served, ou
     child = None
     reader, writer = os.pipe()
     try:
-        with peewee_web.scope(), database, database.atomic(), database.connection_context():
+        with peewee_web.scope(), database.atomic(), database, database.atomic():
             save(database, "parent")
             child = fork()
             if child == 0:

@@ -183,6 +183,8 @@ class ScopedConnections(PeeweeDatabase):
         if threading.local is not self._local:
             self._follow_patch()
         state: ConnectionState = self._state.find()
+        if not state.closed:
+            self.pool.notice_fork()  # else a child that Python was not told of would go on with its parent's
         if state.closed and state.scoped:
             with state:
                 if state.ended:
@@ -190,8 +192,6 @@ class ScopedConnections(PeeweeDatabase):
                 if state.closed:
                     self._establish(state)
                     _keep_open(state)
-        elif not state.scoped:
-            self.pool.notice_fork()  # else a child that Python was not told of would go on with its parent's
 
     def _execute_cursor(self, sql: str, params: Any, **options: Any) -> Any:
         state: ConnectionState = self._state.find()
