@@ -1,14 +1,17 @@
-"""Connections of each DB-API driver to a test server, past Peewee and any pool."""
+"""Connections of each DB-API driver to a test server, past any pool of ours."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import socket
+import stat
 from collections.abc import Iterator
 from typing import Any, TypeVar
 
+import peewee
 import pytest
+from playhouse import mysql_ext
 
 from tests.servers.certificate import make_certificate
 from tests.servers.child import ServerDidNotStart, ServerNotInstalled, ServerProcess
@@ -32,24 +35,46 @@ def connect(driver: str, server: Any, *, port: int | None = None, tls: bool | No
     Skips the test when the driver is not installed.
     """
     module = module_of(driver)
-    where = {"host": server.host, "port": port or server.port, "user": server.user}
+    options = {"host": server.host, "port": port or server.port, "user": server.user, **tls_of(driver, tls), **options}
     if driver in POSTGRES:
-        secure = {} if tls is None else {"sslmode": "require" if tls else "disable"}
-        connection = module.connect(**{**where, "dbname": server.default_database, **secure, **options})
+        connection = module.connect(**{"dbname": server.default_database, **options})
         connection.autocommit = True
         return connection
-    secure = {} if tls is None else _tls_of(driver, tls)
     if driver == PURE:
         options = {"use_pure": True, **options}
-    return module.connect(**{**where, "database": server.default_database, "autocommit": True, **secure, **options})
+    return module.connect(**{"database": server.default_database, "autocommit": True, **options})
 
 
-def _tls_of(driver: str, wanted: bool) -> dict[str, Any]:
+def tls_of(driver: str, wanted: bool | None) -> dict[str, Any]:
+    """The options that ask *driver* for TLS, or for none."""
+    if wanted is None:
+        return {}
+    if driver in POSTGRES:
+        return {"sslmode": "require" if wanted else "disable"}
     if driver == "mariadb":
         return {"ssl": wanted, "ssl_verify_cert": False}
     if driver == "MySQLdb":
         return {"ssl_mode": "REQUIRED" if wanted else "DISABLED"}
     return {"ssl_verify_cert": False} if wanted else {"ssl_disabled": True}
+
+
+def database_of(driver: str, server: Any, *, tls: bool | None = None, name: str | None = None, **options: Any) -> Any:
+    """A plain Peewee database, which reaches *server* through *driver*."""
+    options = {"host": server.host, "port": server.port, "user": server.user, **tls_of(driver, tls), **options}
+    if driver == PURE:
+        options["use_pure"] = True
+    return class_of(driver)(name or server.default_database, **options)
+
+
+def class_of(driver: str) -> Any:
+    """Peewee's class for *driver*. (Which of PyMySQL and mysqlclient it takes is up to `peewee.mysql`.)"""
+    if driver == "psycopg":
+        return lambda *arguments, **options: peewee.PostgresqlDatabase(*arguments, prefer_psycopg3=True, **options)
+    if driver == "psycopg2":
+        return peewee.PostgresqlDatabase
+    if driver in ("pymysql", "MySQLdb"):
+        return peewee.MySQLDatabase
+    return mysql_ext.MariaDBConnectorDatabase if driver == "mariadb" else mysql_ext.MySQLConnectorDatabase
 
 
 def is_encrypted(driver: str, connection: Any) -> bool:
@@ -76,10 +101,11 @@ def fileno(driver: str, connection: Any) -> int:
 
 def _sockets_to(host: str, port: int) -> Iterator[int]:
     for name in os.listdir("/proc/self/fd"):
-        # OSError: closed meanwhile, or no connected socket.
-        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(int(name))) as twin:
-            if twin.getpeername()[:2] == (host, port):
-                yield int(name)
+        with contextlib.suppress(OSError):  # closed meanwhile, or not connected
+            if stat.S_ISSOCK(os.fstat(int(name)).st_mode):
+                with socket.socket(fileno=os.dup(int(name))) as twin:
+                    if twin.getpeername()[:2] == (host, port):
+                        yield int(name)
 
 
 def run(connection: Any, sql: str) -> Any:

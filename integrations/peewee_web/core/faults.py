@@ -64,7 +64,7 @@ _MYSQL_LOST = frozenset(
     | {2006, 2013, 2014, 2026, 2027, 2045, 2048, 2055}
 )
 # MySQL Connector's own time-outs. Their number is also the server's, whose time-out leaves a good connection.
-_MYSQL_TIMED_OUT = frozenset({"ReadTimeoutError", "WriteTimeoutError"})
+_MYSQL_TIMED_OUT = frozenset({"ConnectionTimeoutError", "ReadTimeoutError", "WriteTimeoutError"})
 # What has no number of its own.
 _MYSQL_LOST_WORDS = (
     "mysql connection not available",  # MySQL Connector

@@ -13,7 +13,60 @@ from contextlib import suppress
 from typing import Any
 
 
-class Watchdog:
+class Alarm:
+    """``with Alarm(seconds)`` calls `ring`, from a thread of its own, when the block is not done after *seconds*.
+
+    One block only, in any thread. ``fired`` tells whether it rang. Where no thread can be started (the interpreter
+    ends), the block runs without. The thread is a real one under gevent too: a greenlet would not run while a driver
+    blocks in C. So `ring` may use nothing that gevent patches, such as `socket.socket` or `threading`, which would
+    make a hub for that thread.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.fired = False
+        self.seconds = min(max(0.0, seconds), _thread.TIMEOUT_MAX)
+        self._set = False
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.seconds:g} s{', fired' if self.fired else ''}>"
+
+    def __enter__(self) -> Alarm:
+        # Not `threading`: its `Thread.start` waits for the thread to come up, which doubles the cost.
+        start, lock = _original("start_new_thread"), _original("allocate_lock")
+        self.over, self._decision, self._rung = lock(), lock(), lock()
+        self.over.acquire()
+        self._rung.acquire()
+        with suppress(RuntimeError):
+            start(self._watch, ())
+            self._set = True
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._set:
+            # Who comes first decides whether it has fired.
+            self.fired = not self._decision.acquire(False)
+            self.over.release()
+
+    def _watch(self) -> None:
+        if self.over.acquire(True, self.seconds) or not self._decision.acquire(False):
+            return
+        self.fired = True
+        try:
+            self.ring()
+        finally:
+            self._rung.release()
+
+    def wait_until_rung(self, seconds: float) -> None:
+        """After a block in which it fired: until `ring` has returned, or *seconds* have passed."""
+        if self._rung.acquire(True, seconds):
+            self._rung.release()
+
+    def ring(self) -> None:
+        """What to do when time is up. ``over`` is a lock that is free as soon as the block has ended after all."""
+        raise NotImplementedError
+
+
+class Watchdog(Alarm):
     """``with Watchdog(fileno, seconds) as watchdog: conn.ping()``: ends the block's network calls when its time is up.
 
     After *seconds* the socket behind *fileno* is shut down in both directions, so whoever reads from it or polls it
@@ -26,50 +79,25 @@ class Watchdog:
     """
 
     def __init__(self, fileno: int | None, seconds: float) -> None:
-        self.fired = False
+        super().__init__(seconds)
         self._fileno = fileno
-        self._seconds = min(max(0.0, seconds), _thread.TIMEOUT_MAX)
-
-    def __repr__(self) -> str:
-        return f"<Watchdog {self._seconds:g} s{', fired' if self.fired else ''}>"
 
     def __enter__(self) -> Watchdog:
-        self._guarding = False
-        if self._fileno is None:
-            return self
-        try:
-            # A descriptor of our own: the driver may close its own meanwhile, and the number be given to a stranger.
-            self._twin = os.dup(self._fileno)
-        except OSError:
-            return self
-        # Not `threading`: its `Thread.start` waits for the thread to come up, which is most of what it costs, and a
-        # greenlet in its place (gevent) would not run while the driver blocks in C.
-        start, lock = _original("start_new_thread"), _original("allocate_lock")
-        self._over, self._decision = lock(), lock()
-        self._over.acquire()
-        try:
-            start(self._watch, ())
-        except RuntimeError:
-            os.close(self._twin)
-        else:
-            self._guarding = True
+        if self._fileno is not None:
+            with suppress(OSError):
+                # One of our own: the driver may close its own meanwhile, and the number be given to a stranger.
+                self._twin = os.dup(self._fileno)
+                super().__enter__()
+                if not self._set:
+                    os.close(self._twin)
         return self
 
     def __exit__(self, *exc: object) -> None:
-        if not self._guarding:
-            return
-        # Who comes first decides whether it has fired, and closes the twin.
-        if self._decision.acquire(False):
+        super().__exit__(*exc)
+        if self._set and not self.fired:
             os.close(self._twin)
-        else:
-            self.fired = True
-        self._over.release()
 
-    def _watch(self) -> None:
-        # Nothing here may be what gevent patches (`socket.socket`, `threading`): it would make a hub for this thread.
-        if self._over.acquire(True, self._seconds) or not self._decision.acquire(False):
-            return
-        self.fired = True
+    def ring(self) -> None:
         _end(self._twin)
 
 
