@@ -313,8 +313,6 @@ class ScopedConnections(PeeweeDatabase):
 
     def take_back_orphans(self) -> None:
         """Return the connections of dead threads and of scopes that were collected without having been ended."""
-        if self.orphans:
-            self.pool.notice_fork()
         while self.orphans:
             try:
                 lease, place, by_mistake = self.orphans.popleft()
