@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextvars
 import socket
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -24,9 +25,14 @@ class Clock:
 
     def __init__(self) -> None:
         self.now = 1000.0
+        self._running_since: float | None = None
 
     def __call__(self) -> float:
-        return self.now
+        return self.now if self._running_since is None else self.now + time.monotonic() - self._running_since
+
+    def run(self) -> None:
+        """From now on, time passes by itself as well."""
+        self._running_since = time.monotonic()
 
     def advance(self, seconds: float) -> None:
         self.now += seconds

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import gc
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -15,7 +16,7 @@ import pytest
 from peewee_web import DatabaseUnavailable, PooledSqliteDatabase, PoolTimeout
 from peewee_web.core.checkout import Checkout
 from peewee_web.core.waiting import ThreadWaiter
-from tests.core.simulated import HeldAttempts, Simulation, in_background
+from tests.core.simulated import Connection, HeldAttempts, Simulation, in_background
 from tests.core.working import PATIENCE, Working, in_thread
 from tests.servers.waiting import until
 
@@ -276,6 +277,26 @@ def test_a_wait_in_vain_names_the_latest_connect_error_as_its_cause() -> None:
         attempts.run(1)
 
 
+def test_who_waits_for_a_connection_that_is_being_closed_is_told_of_no_outage() -> None:
+    closing, go_on = threading.Event(), threading.Event()
+
+    def slow_close(connection: Connection) -> None:
+        closing.set()
+        assert go_on.wait(PATIENCE)
+        connection.close()
+
+    with Simulation(max_connections=1, timeout=5, more={"close_connection": slow_close}) as sim:
+        (lease,) = sim.lend(1)
+        discarding = Working(None, lambda: sim.pool.discard(lease))
+        assert closing.wait(PATIENCE)
+        waiting = sim.waiting()
+        sim.clock.advance(5)
+        with pytest.raises(PoolTimeout):
+            waiting.result()
+        go_on.set()
+        discarding.result()
+
+
 def test_an_earlier_connect_error_is_no_cause_once_a_connection_was_opened() -> None:
     with Simulation(max_connections=1, timeout=None) as sim:
         sim.server.refusal = ConnectionRefusedError("nobody there")
@@ -323,12 +344,22 @@ def test_each_waiter_has_an_attempt_of_its_own_that_fails() -> None:
 def test_what_was_idle_for_long_is_probed_once() -> None:
     with Simulation(probe_after=10) as sim:
         (connection,) = sim.fill(1)
-        sim.clock.advance(10)
+        sim.clock.advance(10.1)
         lease = sim.pool.checkout()
         assert (lease.connection, connection.received) == (connection, ["probe"])
         sim.pool.checkin(lease)
         sim.pool.checkin(sim.pool.checkout())
         assert connection.received == ["probe"]
+
+
+def test_what_was_not_idle_is_not_probed_however_short_probe_after() -> None:
+    with Simulation(max_connections=1, probe_after=0) as sim:
+        (lease,) = sim.lend(1)
+        waiting = sim.waiting()
+        sim.clock.advance(1)
+        sim.pool.checkin(lease)
+        waiting.result()
+        assert lease.connection.received == []
 
 
 def test_what_was_idle_for_a_moment_is_not_probed() -> None:
@@ -415,7 +446,7 @@ def test_a_later_loss_among_those_that_are_suspect_already_makes_no_newer_one_so
 def test_a_probe_is_bounded_and_leaves_time_for_a_new_connection() -> None:
     with Simulation(timeout=0.2) as sim:
         (connection,) = sim.fill(1)
-        sim.pool.clock = time.monotonic
+        sim.clock.run()
         connection.frozen = True
         sim.pool.ledger.generation += 1
         begun = time.monotonic()
@@ -427,7 +458,7 @@ def test_a_probe_is_bounded_and_leaves_time_for_a_new_connection() -> None:
 def test_with_a_silent_connection_go_those_that_were_idle_for_longer() -> None:
     with Simulation(timeout=0.2) as sim:
         idle = sim.fill(3)
-        sim.pool.clock = time.monotonic
+        sim.clock.run()
         for connection in idle:
             connection.frozen = True
         sim.pool.ledger.generation += 1
@@ -441,7 +472,7 @@ def test_a_probe_that_could_not_be_ended_in_time_is_not_begun() -> None:
         (lease,) = sim.lend(1)
         lease.pooled.fileno = None
         sim.pool.checkin(lease)
-        sim.clock.advance(10)
+        sim.clock.advance(10.1)
         assert sim.pool.checkout().connection is sim.server.connections[1]
         assert (lease.connection.received, lease.connection.closed) == ([], True)
 
@@ -479,6 +510,24 @@ def test_who_is_interrupted_in_the_queue_leaves_it(interrupted: Any) -> None:
         assert sim.pool.stats().idle == 1
 
 
+def test_a_key_that_interrupts_a_wait_is_heard() -> None:
+    with Simulation(max_connections=1, timeout=PATIENCE) as sim:
+        sim.clock.run()
+        sim.lend(1)
+
+        def press() -> None:
+            until(lambda: sim.pool.stats().waiting == 1)
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+        pressing = Working(None, press)
+        begun = time.monotonic()
+        with pytest.raises(KeyboardInterrupt):
+            sim.pool.checkout()
+        pressing.result()
+        assert time.monotonic() - begun < PATIENCE / 2
+        assert sim.pool.stats().waiting == 0
+
+
 def test_who_is_interrupted_when_served_gives_the_connection_back(interrupted: Any) -> None:
     with Simulation(max_connections=1) as sim:
         (lease,) = sim.lend(1)
@@ -508,7 +557,7 @@ def test_who_is_interrupted_in_a_probe_closes_the_connection() -> None:
 
     with Simulation(probe_after=10) as sim:
         (connection,) = sim.fill(1)
-        sim.clock.advance(10)
+        sim.clock.advance(10.1)
         connection.send = interrupt  # type: ignore[method-assign]
         with pytest.raises(Interruption):
             sim.pool.checkout()

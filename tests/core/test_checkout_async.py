@@ -193,7 +193,7 @@ def test_a_probe_waits_for_no_worker_thread_of_the_loop() -> None:
         loop.set_default_executor(ThreadPoolExecutor(1))
         busy = loop.run_in_executor(None, go_on.wait, PATIENCE)
         (connection,) = sim.fill(1)
-        sim.clock.advance(10)
+        sim.clock.advance(10.1)
         assert (await asyncio.wait_for(sim.pool.checkout_async(), PATIENCE)).connection is connection
         go_on.set()
         assert await busy
@@ -216,7 +216,7 @@ def test_a_coroutine_replaces_a_connection_that_fails_its_probe() -> None:
 def hold_probe(sim: Simulation) -> threading.Event:
     """Have one idle connection that must be probed; the probe ends when the event is set."""
     (connection,) = sim.fill(1)
-    sim.clock.advance(10)
+    sim.clock.advance(10.1)
     go_on = threading.Event()
 
     def send(what: str) -> None:
@@ -250,7 +250,7 @@ def test_a_checkout_that_would_block_the_loop_takes_what_is_idle() -> None:
 def test_a_checkout_that_blocks_the_loop_opens_one_connection_for_a_second_at_most() -> None:
     async def work(sim: Simulation) -> None:
         sim.server.accepting.clear()
-        sim.pool.clock = time.monotonic
+        sim.clock.run()
         begun = time.monotonic()
         with pytest.raises(DatabaseUnavailable):
             sim.pool.checkout()

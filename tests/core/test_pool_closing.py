@@ -35,7 +35,7 @@ def test_close_does_not_cut_off_what_is_in_use_and_tells_how_many_that_are() -> 
 def test_close_waits_for_what_is_in_use() -> None:
     with Simulation() as sim:
         one, two = sim.lend(2)
-        sim.pool.clock = time.monotonic
+        sim.clock.run()
         closing = Working(None, lambda: sim.pool.close(PATIENCE))
         until(lambda: sim.pool.ledger.outdated() == 2)
         sim.pool.checkin(one)
@@ -48,7 +48,7 @@ def test_close_waits_for_what_is_in_use() -> None:
 def test_close_waits_no_longer_than_it_may() -> None:
     with Simulation() as sim:
         sim.lend(1)
-        sim.pool.clock = time.monotonic
+        sim.clock.run()
         begun = time.monotonic()
         assert sim.pool.close(0.05) == 1
         assert 0.05 <= time.monotonic() - begun < PATIENCE / 2
@@ -57,7 +57,7 @@ def test_close_waits_no_longer_than_it_may() -> None:
 def test_two_that_close_at_once_both_end_with_the_last_connection() -> None:
     with Simulation() as sim:
         (lease,) = sim.lend(1)
-        sim.pool.clock = time.monotonic
+        sim.clock.run()
         first = Working(None, lambda: sim.pool.close(PATIENCE * 2))
         until(lambda: sim.pool.ledger.outdated() == 1)
         second = Working(None, lambda: sim.pool.close(PATIENCE * 2))
@@ -75,7 +75,7 @@ def test_close_takes_back_what_is_left_behind_while_it_waits() -> None:
 
     with Simulation(more={"reclaim": reclaim}) as sim:
         (lease,) = sim.lend(1)
-        sim.pool.clock = time.monotonic
+        sim.clock.run()
         closing = Working(None, lambda: sim.pool.close(PATIENCE * 2))
         until(lambda: sim.pool.ledger.outdated() == 1)
         left.append(lambda: sim.pool.checkin(lease))  # as the finalizer of a dead thread does

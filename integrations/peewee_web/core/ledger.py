@@ -119,8 +119,8 @@ class Ledger:
         return self._size
 
     def is_exhausted(self) -> bool:
-        """Whether all connections that there may be are in use."""
-        return len(self._leases) >= self._options.limit
+        """Whether there are all connections that there may be, so that no other can be opened."""
+        return self._size - self._opening >= self._options.limit
 
     def oldest_lease(self) -> Lease | None:
         """The lease that has been out for longest."""

@@ -115,7 +115,7 @@ class Pool:
     def is_fresh(self, pooled: PooledConnection, now: float) -> bool:
         """Whether *pooled* may be used as it is, without a round trip."""
         return (
-            now < pooled.fresh_until
+            now <= pooled.fresh_until
             and now < pooled.expires
             and pooled.generation == self.ledger.generation
             and not pooled.has_news()
