@@ -53,6 +53,7 @@ soak: $(BIN)/.dev servers ## a minute of faults on each driver; 10,000 requests 
 	@$(BIN)/python -m tests.stress
 	@$(BIN)/python -m tests.soak
 	@CONTRACT=full $(BIN)/python -m pytest tests/contract
+	@$(BIN)/python -m pytest -m soak
 
 matrix: servers ## the suite on every Python 3.10-3.13 found, and once with the lowest supported versions
 	@tests/matrix

@@ -26,6 +26,8 @@ from tests.servers.proxy import TcpProxy
 from tests.servers.waiting import until
 
 FORKS = [fork, fork_untold]
+#: Of a test in which the driver has no part.
+one_driver = pytest.mark.parametrize("place", ["psycopg3"], indirect=True)
 
 
 @pytest.fixture(scope="module", params=["psycopg3", "psycopg2", "pymysql", "MySQLdb"])
@@ -123,6 +125,7 @@ def test_a_childs_scope_has_a_session_of_its_own(served: Served, fork: Callable[
         assert in_child(work, fork) not in parents
 
 
+@one_driver
 @pytest.mark.parametrize("fork", FORKS)
 def test_a_child_in_a_scope_of_its_parents_has_a_session_of_its_own(served: Served, fork: Callable[[], int]) -> None:
     with peewee_web.scope():
@@ -199,6 +202,7 @@ def test_a_child_that_uses_a_connection_of_its_parents_reaches_nobody(served: Se
         assert are_as_before(served, parents)
 
 
+@one_driver
 @pytest.mark.parametrize("fork", FORKS)
 def test_what_a_dead_thread_left_is_the_parents_to_take_back(
     served: Served, caplog: pytest.LogCaptureFixture, fork: Callable[[], int]
@@ -217,6 +221,7 @@ def test_what_a_dead_thread_left_is_the_parents_to_take_back(
     assert saved(database) == []
 
 
+@one_driver
 def test_a_child_may_drop_the_database_object(served: Served) -> None:
     with idle_and_open(served) as parents:
         in_child(lambda: drop_the_database_object(served))
@@ -240,6 +245,7 @@ def test_parent_and_child_query_at_the_same_time(served: Served) -> None:
         assert [child.result()[0] for child in children] == [1000, 2000]
 
 
+@one_driver
 def test_a_grandchild_has_a_session_of_its_own(served: Served) -> None:
     def child() -> tuple[int, int, int]:
         before = session(served.database)
@@ -252,6 +258,7 @@ def test_a_grandchild_has_a_session_of_its_own(served: Served) -> None:
         assert len({before, grandchild, *parents}) == 4
 
 
+@one_driver
 def test_the_statistics_of_a_child_start_at_zero(served: Served) -> None:
     with idle_and_open(served):
         stats = in_child(served.database.pool_stats)
@@ -259,6 +266,7 @@ def test_the_statistics_of_a_child_start_at_zero(served: Served) -> None:
     assert counted == (0,) * 7
 
 
+@one_driver
 def test_a_child_leaves_nothing_for_the_finalizers(served: Served) -> None:
     ready, go_on = threading.Event(), threading.Event()
 
@@ -333,6 +341,7 @@ def test_a_child_may_leave_the_blocks_that_its_parent_entered(served: Served, ou
     assert saved(database) == ["parent"]
 
 
+@one_driver
 def test_a_child_in_an_atomic_scope_has_a_transaction_of_its_own(served: Served) -> None:
     database = served.database
 
@@ -367,6 +376,7 @@ def another_thread(work: Callable[[threading.Event, threading.Event], None]) -> 
         thread.result()
 
 
+@one_driver
 def test_a_fork_while_another_thread_holds_the_pools_lock(served: Served) -> None:
     def hold(ready: threading.Event, go_on: threading.Event) -> None:
         with served.database.pool.ledger._lock:
@@ -377,6 +387,7 @@ def test_a_fork_while_another_thread_holds_the_pools_lock(served: Served) -> Non
         assert in_child(lambda: query(served.database)) == 1
 
 
+@one_driver
 def test_a_fork_while_another_thread_starts_the_pool_anew(served: Served) -> None:
     def hold(ready: threading.Event, go_on: threading.Event) -> None:
         with forking.lock:
@@ -387,6 +398,7 @@ def test_a_fork_while_another_thread_starts_the_pool_anew(served: Served) -> Non
         assert in_child(lambda: query(served.database)) == 1
 
 
+@one_driver
 def test_a_fork_while_another_thread_of_the_scope_uses_its_connection(served: Served) -> None:
     database = served.database
     sleep = "SELECT pg_sleep(5)" if served.driver.startswith("psycopg") else "SELECT sleep(5)"
@@ -404,6 +416,7 @@ def test_a_fork_while_another_thread_of_the_scope_uses_its_connection(served: Se
         thread.result()
 
 
+@one_driver
 def test_a_fork_while_another_thread_of_the_scope_connects(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     database, parent = served.database, os.getpid()
     opening, go_on = threading.Event(), threading.Event()
@@ -426,6 +439,7 @@ def test_a_fork_while_another_thread_of_the_scope_connects(served: Served, monke
         thread.result()
 
 
+@one_driver
 def test_a_fork_while_another_thread_waits_in_the_queue(served: Served) -> None:
     database = served.database
     scopes = [peewee_web.scope() for _ in range(4)]
@@ -458,6 +472,7 @@ def test_a_fork_while_another_thread_dials(postgres: PostgresServer) -> None:
         database.close_all()
 
 
+@one_driver
 def test_a_fork_of_a_running_event_loop(served: Served) -> None:
     async def serve() -> tuple[int, int]:
         async with peewee_web.scope():
@@ -479,6 +494,7 @@ def _ask_inherited(database: Any, pipe: Any) -> None:
         pipe.send(session(database))
 
 
+@one_driver
 def test_a_multiprocessing_child_has_a_session_of_its_own(served: Served) -> None:
     with idle_and_open(served) as parents:
         ours, theirs = multiprocessing.Pipe()

@@ -29,7 +29,6 @@ SLOW_START = 30.0  # seconds
 # Every driver and every kind of worker, and in `make soak` all pairs.
 PAIRS = [
     ("sync", "psycopg2"),
-    ("gthread", "psycopg"),
     ("gthread", "MySQLdb"),
     ("gevent", "psycopg"),
     ("gevent", "pymysql"),

@@ -38,8 +38,9 @@ def run(request: pytest.FixtureRequest, case: str, driver: str, when: str = "fir
     return found
 
 
-@pytest.mark.parametrize("when", ["first", "last"])
-@pytest.mark.parametrize("driver", [*COOPERATIVE, "psycopg2"])
+@pytest.mark.parametrize(
+    ("driver", "when"), [("psycopg", "first"), ("psycopg", "last"), ("pymysql", "last"), ("psycopg2", "last")]
+)
 def test_every_greenlet_gets_its_own_answer(request: pytest.FixtureRequest, driver: str, when: str) -> None:
     """psycopg2 blocks the hub while it queries, and nothing more."""
     assert run(request, "all", driver, when)["right"] == 200
@@ -57,6 +58,6 @@ def test_the_hub_goes_on_while_greenlets_wait(request: pytest.FixtureRequest, dr
     assert run(request, "ticking", driver)["ticks"] > 100
 
 
-@pytest.mark.parametrize("driver", [*COOPERATIVE, "psycopg2"])
+@pytest.mark.parametrize("driver", [*COOPERATIVE, pytest.param("psycopg2", marks=pytest.mark.soak)])
 def test_a_greenlet_that_is_killed_takes_no_connection_along(request: pytest.FixtureRequest, driver: str) -> None:
     assert run(request, "killed", driver)["right"] == 100
