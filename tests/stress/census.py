@@ -29,7 +29,7 @@ def client_ports(port: int) -> set[int]:
 
 
 class Census:
-    """Two threads that count until *over*. *limit* connections may be open at a time."""
+    """Counts for the length of a ``with`` block, in threads of its own, one of which is the heart."""
 
     def __init__(
         self, server: ServerProcess, name: str, proxy: TcpProxy, database: Any, books: Books, heart: Heartbeat
@@ -43,6 +43,7 @@ class Census:
         self._heart = heart
         self._over = threading.Event()
         self._threads = [
+            threading.Thread(target=self._beat, name="stress-heartbeat"),
             threading.Thread(target=self._count_here, name="stress-census"),
             threading.Thread(target=self._count_there, name="stress-census-server"),
         ]
@@ -57,9 +58,12 @@ class Census:
         for thread in self._threads:
             thread.join()
 
+    def _beat(self) -> None:
+        while not self._over.wait(0.02):
+            self._heart.beat()
+
     def _count_here(self) -> None:
         while not self._over.wait(0.01):
-            self._heart.beat()
             with Timer(self._books, "the pool's figures", _AT_ONCE, self._heart):
                 stats = self._pool.stats()  # which takes its lock: nobody may hold that over a network call
             self._books.counted("the pool", stats.size, self._limit)
