@@ -26,7 +26,7 @@ def fork() -> int:
 
 def fork_untold() -> int:
     """Fork as a server written in C does (uWSGI): no hook of Python's runs. The GIL is held meanwhile, as there."""
-    # Nor are Python's own locks made anew, which a thread of before (a connection attempt's) may hold in its last steps.
+    # Nor are Python's own locks made anew, which a thread of before (a connection attempt's) may hold at its end.
     until(lambda: len(os.listdir("/proc/self/task")) == 1)
     return int(ctypes.PyDLL(None).fork())
 
