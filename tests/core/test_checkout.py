@@ -511,6 +511,7 @@ def test_who_is_interrupted_in_the_queue_leaves_it(interrupted: Any) -> None:
 
 
 def test_a_key_that_interrupts_a_wait_is_heard() -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     with Simulation(max_connections=1, timeout=PATIENCE) as sim:
         sim.clock.run()
         sim.lend(1)
@@ -526,6 +527,7 @@ def test_a_key_that_interrupts_a_wait_is_heard() -> None:
         pressing.result()
         assert time.monotonic() - begun < PATIENCE / 2
         assert sim.pool.stats().waiting == 0
+    signal.signal(signal.SIGINT, before)
 
 
 def test_who_is_interrupted_when_served_gives_the_connection_back(interrupted: Any) -> None:
