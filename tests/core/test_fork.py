@@ -495,6 +495,7 @@ def _ask_inherited(database: Any, pipe: Any) -> None:
 
 
 @one_driver
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")  # Python 3.12+
 def test_a_multiprocessing_child_has_a_session_of_its_own(served: Served) -> None:
     with idle_and_open(served) as parents:
         ours, theirs = multiprocessing.Pipe()
