@@ -12,6 +12,7 @@ from benchmarks.pool_figures import Bar, Noise, Part, Series, progress
 from benchmarks.pool_threads import Served, open_all, side_by_side
 
 _FLAT = 1.25
+_TURN = 1000  # hand-overs, some milliseconds
 _SIZES = (1, 8)
 _CONTROL = "control: bare locks"
 _QUEUE = "peewee-web, Pool alone, one thread"
@@ -22,8 +23,8 @@ def measure_waiting(target: Target, noise: Noise, quick: bool) -> Part:
     """A queue of so many: each check-in hands the connection to the first, and its giver joins the end."""
     rounds, seconds, settle = (1, 0.05, 0.05) if quick else (5, 0.5, 0.15)
     crowds = (1, 10) if quick else (1, 10, 100, 1000)
-    cost: dict[str, dict[int, Series]] = {}
-    fairness: dict[str, Series] = {}
+    cost = {_QUEUE: _without_threads(target, crowds, 20 if quick else 400)}
+    fairness: dict[str, Series] = {_QUEUE: Series()}
 
     def note(name: str, crowd: int, served: Served) -> None:
         cost.setdefault(name, {}).setdefault(crowd, Series()).add(1e6 / max(served.rate, 1e-9))
@@ -33,8 +34,6 @@ def measure_waiting(target: Target, noise: Noise, quick: bool) -> Part:
     for number in range(rounds):
         progress(f"waiting threads: round {number + 1} of {rounds}")
         noise.tick()
-        for crowd in crowds:
-            note(_QUEUE, crowd, _hand_off_without_threads(target, crowd, seconds))
         for crowd in crowds:
             note(_CONTROL, crowd, _ring(crowd + 1, seconds, settle))
         for kind in _KINDS:
@@ -93,33 +92,54 @@ class _Place:
     def wake(self) -> None: ...
 
 
-def _hand_off_without_threads(target: Target, crowd: int, seconds: float) -> Served:
-    from peewee_web.core.places import caller
+class _Queue:
+    """A pool of one connection and *crowd* such places in its queue, all in one thread."""
 
-    pool = OursAlone(target, 1, timeout=60.0)
-    heart = pool.db.pool
+    def __init__(self, target: Target, crowd: int) -> None:
+        from peewee_web.core.places import caller
+
+        self._contender = OursAlone(target, 1, timeout=60.0)
+        self._pool = self._contender.db.pool
+        self._caller = caller()
+        self._lease = self._pool.checkout()
+        self._places: deque[_Place] = deque()
+        for _ in range(crowd):
+            self._join()
+
+    def _join(self) -> None:
+        place = _Place()
+        self._places.append(place)
+        self._pool.enqueue(place, self._caller, first=False, spare=math.inf)
+
+    def hand_over(self, times: int) -> None:
+        for _ in range(times):
+            self._pool.checkin(self._lease)
+            first = self._places.popleft()
+            self._lease = first.lease
+            self._pool.ledger.leave(first, 0.0)
+            self._join()
+
+    def close(self) -> None:
+        for place in self._places:
+            self._pool.ledger.leave(place, 0.0)
+        self._pool.checkin(self._lease)
+        self._contender.close()
+
+
+def _without_threads(target: Target, crowds: tuple[int, ...], rounds: int) -> dict[int, Series]:
+    """us for a hand-over in a queue of each of *crowds*, in short turns."""
+    queues = {crowd: _Queue(target, crowd) for crowd in crowds}
+    cost = {crowd: Series() for crowd in crowds}
     try:
-        place, lease, done = caller(), heart.checkout(), 0
-        queue = deque(_Place() for _ in range(crowd))
-        for each in queue:
-            heart.enqueue(each, place, first=False, spare=math.inf)
-        begun = time.perf_counter()
-        while time.perf_counter() < begun + seconds:
-            for _ in range(100):
-                heart.checkin(lease)
-                first, last = queue.popleft(), _Place()
-                lease = first.lease
-                heart.ledger.leave(first, 0.0)
-                queue.append(last)
-                heart.enqueue(last, place, first=False, spare=math.inf)
-            done += 100
-        served = Served(time.perf_counter() - begun, [done], [])
-        for each in queue:
-            heart.ledger.leave(each, 0.0)
-        heart.checkin(lease)
-        return served
+        for _ in range(rounds):
+            for crowd, queue in queues.items():
+                begun = time.perf_counter()
+                queue.hand_over(_TURN)
+                cost[crowd].add((time.perf_counter() - begun) / _TURN * 1e6)
     finally:
-        pool.close()
+        for queue in queues.values():
+            queue.close()
+    return cost
 
 
 def _ring(threads: int, seconds: float, settle: float) -> Served:
@@ -137,7 +157,7 @@ def _ring(threads: int, seconds: float, settle: float) -> Served:
 
 def measure_connections(target: Target, noise: Noise, quick: bool) -> Part:
     """One thread, and so many idle connections."""
-    rounds, seconds = (2, 0.01) if quick else (15, 0.05)
+    rounds, seconds = (5, 0.004) if quick else (150, 0.004)
     sizes = (1, 10) if quick else (1, 10, 50, 200)
     cost: dict[str, dict[int, Series]] = {}
     for kind in _KINDS:
