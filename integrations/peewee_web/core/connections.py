@@ -19,6 +19,7 @@ from peewee import __exception_wrapper__ as in_peewees_terms  # type: ignore[att
 from playhouse.pool import PooledDatabase as PlayhousePool
 
 from . import fork
+from .dialling import open_connection
 from .drivers import Status
 from .errors import ScopeClosed, ScopeError
 from .faults import is_lost_connection
@@ -113,7 +114,7 @@ class ScopedConnections(PeeweeDatabase):
             self._in_use.clear()  # it is out of work, also where an app's own class calls it
             if getattr(open_, "__func__", None) is PlayhousePool._connect:
                 open_ = super(PlayhousePool, self)._connect  # past its lock
-        return open_()
+        return open_connection(self, open_, self.pool.options.connect_timeout, self.pool.options.keepalive)
 
     def _close_for_good(self, conn: Any) -> None:
         if isinstance(self, PlayhousePool):
