@@ -185,6 +185,21 @@ def test_a_coroutine_that_is_cancelled_while_it_probes_gives_the_connection_back
         asyncio.run(work(sim))
 
 
+def test_a_coroutine_that_is_cancelled_when_its_probe_is_over_gives_the_connection_back() -> None:
+    async def work(sim: Simulation) -> None:
+        sim.fill(1)
+        sim.clock.advance(10.1)
+        task = asyncio.create_task(sim.pool.checkout_async())
+        await asyncio.sleep(0)  # the probe is over, the coroutine has not run since
+        assert sim.server.connections[0].received == ["probe"]
+        async with cancelled(task):
+            pass
+        assert (sim.pool.stats().in_use, sim.pool.stats().idle) == (0, 1)
+
+    with Simulation(probe_after=10) as sim:
+        asyncio.run(work(sim))
+
+
 def test_a_probe_waits_for_no_worker_thread_of_the_loop() -> None:
     """They may all be waiting for the very connection that is to be probed."""
 
