@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
-from peewee_web import PoolTimeout
-from tests.core.simulated import Simulation, in_background
+from peewee_web import DatabaseUnavailable, PoolTimeout
+from tests.core.simulated import HeldAttempts, Simulation, in_background
 from tests.core.working import PATIENCE, Working
 from tests.servers.waiting import until
 
@@ -101,6 +101,17 @@ def test_what_was_being_opened_when_the_pool_was_closed_is_replaced() -> None:
         sim.server.accepting.set()
         assert waiting.result().connection is sim.server.connections[1]
         assert sim.server.connections[0].closed
+
+
+def test_what_was_being_opened_for_nobody_when_the_pool_was_closed_is_not_kept() -> None:
+    attempts = HeldAttempts()
+    with Simulation(start=attempts, timeout=0.01) as sim:
+        sim.clock.run()
+        with pytest.raises(DatabaseUnavailable):
+            sim.pool.checkout()
+        sim.pool.close()
+        attempts.run(0)
+        assert (sim.server.alive, sim.pool.stats().size) == ([], 0)
 
 
 def test_who_waits_while_the_pool_is_closed_gets_a_new_connection() -> None:

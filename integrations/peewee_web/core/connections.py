@@ -14,54 +14,29 @@ from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from peewee import Database, InterfaceError, OperationalError, SqliteDatabase
-from peewee import __exception_wrapper__ as in_peewees_terms  # type: ignore[attr-defined]  # left out of the stubs
-from playhouse.pool import PooledDatabase as PlayhousePool
+from peewee import InterfaceError, OperationalError, SqliteDatabase
 
 from . import fork
-from .dialling import open_connection
 from .drivers import Status
 from .errors import ScopeClosed, ScopeError
 from .faults import is_lost_connection
 from .options import PoolOptions
+from .physical import PhysicalConnections, in_peewees_terms
 from .places import caller, described
 from .pool import Pool
 from .scope import CurrentState, current_scope
-from .sqlite import prepare
 from .state import OPENED_BY_SCOPE, ConnectionState, Orphan, ScopedState, SharedState, thread_states
 from .transactions import ScopedSavepoint, warn_of_open_transaction, was_in_transaction
 
 if TYPE_CHECKING:
     from .lease import Lease
 
-    class PeeweeDatabase(Database):
-        """The names of Peewee's ``Database`` that its type stubs leave out and this file stands on (4.5)."""
-
-        _state: Any
-        _lock: Any
-
-        def init(self, *args: Any, **options: Any) -> None: ...
-        def begin(self, *args: Any, **options: Any) -> None: ...
-        def connection(self) -> Any: ...
-        def cursor(self, named_cursor: Any = None) -> Any: ...
-        def pop_transaction(self) -> Any: ...
-        def _connect(self) -> Any: ...
-        def _close(self, conn: Any) -> None: ...
-        def _initialize_connection(self, conn: Any) -> None: ...
-        def _set_server_version(self, conn: Any) -> None: ...
-        def _execute_cursor(self, sql: str, params: Any, **options: Any) -> Any: ...
-
-else:
-    PeeweeDatabase = object
-
 logger = logging.getLogger("peewee_web")
 
 
-class ScopedConnections(PeeweeDatabase):
+class ScopedConnections(PhysicalConnections):
     """Mixin over a Peewee ``Database``: its connections belong to scopes. Thread-safe, and safe across coroutines."""
 
-    #: Where the connections come from.
-    pool: Pool
     #: The leases that finalizers have left to be checked in.
     orphans: deque[Orphan]
 
@@ -69,9 +44,9 @@ class ScopedConnections(PeeweeDatabase):
         """Replace the state and the lock that Peewee's constructor made. Called once, before the database is shared."""
         self.orphans = deque()
         self.pool = Pool(
-            self._open,
+            self.open_physical,
             options,
-            close_connection=self._close_for_good,
+            close_connection=self.close_physical,
             reclaim=self.take_back_orphans,
             inline=isinstance(self, SqliteDatabase),
         )
@@ -90,37 +65,6 @@ class ScopedConnections(PeeweeDatabase):
             self._local = threading.local
             admit = functools.partial(self.pool.admit, keep=True)  # never called: there was nothing before
             self._state.replace_outside(thread_states(self.orphans, ConnectionState(), admit))
-
-    # Where connections come from and go to: called by the pool.
-
-    def _open(self) -> Any:
-        """A new physical connection. Peewee's `_connect`, which an app may have overridden, makes it."""
-        with in_peewees_terms:
-            conn = self._connect()
-            if self.server_version is None:
-                try:
-                    self._set_server_version(conn)
-                except BaseException:
-                    with suppress(Exception):
-                        self._close_for_good(conn)
-                    raise
-        return conn
-
-    def _connect(self) -> Any:
-        if isinstance(self, SqliteDatabase):
-            prepare(self)
-        open_ = super()._connect
-        if isinstance(self, PlayhousePool):
-            self._in_use.clear()  # it is out of work, also where an app's own class calls it
-            if getattr(open_, "__func__", None) is PlayhousePool._connect:
-                open_ = super(PlayhousePool, self)._connect  # past its lock
-        return open_connection(self, open_, self.pool.options.connect_timeout, self.pool.options.keepalive)
-
-    def _close_for_good(self, conn: Any) -> None:
-        if isinstance(self, PlayhousePool):
-            self._close(conn, close_conn=True)
-        else:
-            self._close(conn)
 
     # What Peewee calls to find, open, use and close a connection.
 
@@ -302,7 +246,7 @@ class ScopedConnections(PeeweeDatabase):
             return self.pool.checkin(lease)
         if conn is not None:
             with suppress(Exception):
-                self._close_for_good(conn)
+                self.close_physical(conn)
         return Status.IDLE
 
     def discard(self, state: ConnectionState) -> None:
@@ -330,7 +274,9 @@ class ScopedConnections(PeeweeDatabase):
 
     def begin_request_transaction(self, state: ScopedState) -> None:
         with state:
-            if not self.is_busy(state):  # else it is the app's own, or was begun already
+            if not was_in_transaction(
+                _status(state), state.transactions, state.transaction_place
+            ):  # else it is the app's own, or was begun already
                 transaction = self.transaction()
                 transaction.__enter__()
                 state.request_transaction = transaction

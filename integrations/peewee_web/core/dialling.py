@@ -15,6 +15,7 @@ import stat
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
@@ -58,7 +59,13 @@ def open_connection(database: Any, open_: Callable[[], Any], timeout: float, kee
     timeout = timeout if timeout > 0 else math.inf
     if isinstance(database, PostgresqlDatabase):
         _set_libpq_parameters(database, timeout, keepalive)
-        return open_()
+        try:
+            return open_()
+        except Exception as error:
+            # psycopg (seen: 3.3.9) leaves the socket of an attempt that timed out to the garbage collector. It is held
+            # by the frame of its `connect`, which the error refers to, and by the error, which that frame refers to.
+            traceback.clear_frames(error.__traceback__)
+            raise
     if not isinstance(database, MySQLDatabase):
         return open_()
     opens = _class_that_opens(database)

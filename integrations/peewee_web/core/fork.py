@@ -15,6 +15,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Protocol
 
+from .drivers import Status
+from .lease import PooledConnection
+
 logger = logging.getLogger("peewee_web")
 
 #: How many forks lie between this process and the one that imported us. (Those that Python knows of.)
@@ -53,7 +56,17 @@ def _in_child() -> None:
 os.register_at_fork(after_in_child=_in_child)
 
 
-def disown(connection: Any, fileno: int | None) -> None:
+def leave_to_parent(pooled: PooledConnection, close: Callable[[Any], object], quiet: bool) -> None:
+    """Have no part any more in *pooled*, which is the parent's. *quiet*: nothing was under way on it at the fork."""
+    connection, fileno = pooled.connection, pooled.fileno
+    if quiet and not pooled.driver.network:
+        _close_before_the_next(pooled, close)
+    # The number may be another file's by now, if the app closed the connection itself.
+    elif fileno is None or pooled.driver.fileno(connection) == fileno:
+        _disown(connection, fileno)
+
+
+def _disown(connection: Any, fileno: int | None) -> None:
     """Make *connection*, inherited from the parent, harmless here: nothing that is done with it reaches the server.
 
     The socket's number is made to lead to the null device; the parent's socket is not touched. The object is kept for
@@ -70,8 +83,8 @@ def disown(connection: Any, fileno: int | None) -> None:
             os.close(null)
 
 
-def before_the_next(connection: Any, close: Callable[[], object]) -> None:
-    """Have *connection*, of a database without a server, closed before this process opens one of its own.
+def _close_before_the_next(pooled: PooledConnection, close: Callable[[Any], object]) -> None:
+    """Have *pooled*, of a database without a server, closed before this process opens one of its own.
 
     SQLite keeps books of the locks that its process holds on a file, and a child inherits them without the locks: as
     long as they count an inherited connection, the child's own take no lock for being there, and the parent deletes
@@ -79,12 +92,18 @@ def before_the_next(connection: Any, close: Callable[[], object]) -> None:
     And not earlier: a child that has no use for SQLite need not touch it, and so
     won't meet a mutex that a thread of its parent held at the fork.
     """
-    _keep_for_ever(connection)
-    _inherited.append(close)
+
+    def close_if_idle() -> None:
+        # To roll back would be to change the parent's files. (What the child writes then finds the database locked.)
+        if pooled.driver.status(pooled.connection) in (Status.IDLE, Status.BUSY):
+            close(pooled.connection)
+
+    _keep_for_ever(pooled.connection)
+    _inherited.append(close_if_idle)
 
 
 def close_inherited() -> None:
-    """Close what `before_the_next` was told of."""
+    """Close what `leave_to_parent` was told of."""
     while _inherited:
         with suppress(Exception):  # another thread was faster, or it is bound to the thread that opened it
             _inherited.popleft()()

@@ -214,12 +214,17 @@ class Ledger:
 
     # Connections that come and go.
 
-    def opened(self, pooled: PooledConnection, now: float) -> Next:
-        """A connection attempt has succeeded: *pooled* goes to whoever is first in the queue by now."""
+    def opened(self, pooled: PooledConnection, now: float) -> Next | None:
+        """A connection attempt has succeeded: *pooled* goes to whoever is first in the queue by now.
+
+        None: it comes too late, for a pool that has been closed or configured anew meanwhile, and is to be closed.
+        """
         with self._lock:
             self._opening -= 1
             self._created += 1
             self.last_error = None
+            if pooled.epoch != self.epoch:
+                return None
             return Next(self._offer(pooled, now), self._attempts_wanted())
 
     def failed(self, error: BaseException | None) -> Next:

@@ -7,7 +7,6 @@ DB-API connections through a ``Driver``, and neither Peewee nor the web.
 
 from __future__ import annotations
 
-import functools
 import logging
 import math
 import random
@@ -231,7 +230,11 @@ class Pool:
             if interrupted:
                 raise
         else:
-            self._go_on(ledger.opened(pooled, now))
+            next_ = ledger.opened(pooled, now)
+            if next_ is None:
+                self._close_all((pooled,))
+            else:
+                self._go_on(next_)
 
     def _pooled(self, connection: Any, epoch: int, generation: int, now: float) -> PooledConnection:
         expires = now + self.options.lifetime * (1 - _LIFETIME_JITTER * random.random())
@@ -356,25 +359,13 @@ class Pool:
             idle, leases = self.ledger.everything()
             self._begin()
             for pooled in idle:
-                self._leave_to_parent(pooled, quiet=True)
+                fork.leave_to_parent(pooled, self._close, quiet=True)
             for lease in leases:
                 holder = None if lease.holder is None else lease.holder()
                 # Of a thread that is not here it can't be told what it was about.
-                self._leave_to_parent(lease.pooled, quiet=holder is not None and holder.lose_to_parent())
+                quiet = holder is not None and holder.lose_to_parent()
+                fork.leave_to_parent(lease.pooled, self._close, quiet)
             self._pid = getpid()  # last: whoever sees it goes on
-
-    def _leave_to_parent(self, pooled: PooledConnection, quiet: bool) -> None:
-        connection, fileno = pooled.connection, pooled.fileno
-        if quiet and not pooled.driver.network:
-            fork.before_the_next(connection, functools.partial(self._close_inherited, pooled))
-        # The number may be another file's by now, if the app closed the connection itself.
-        elif fileno is None or pooled.driver.fileno(connection) == fileno:
-            fork.disown(connection, fileno)
-
-    def _close_inherited(self, pooled: PooledConnection) -> None:
-        # To roll back would be to change the parent's files. (What the child writes then finds the database locked.)
-        if pooled.driver.status(pooled.connection) in (IDLE, Status.BUSY):
-            self._close(pooled.connection)
 
 
 def _start_thread(work: Callable[[], None]) -> None:
