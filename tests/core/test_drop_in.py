@@ -187,6 +187,13 @@ def test_close_idle_leaves_those_in_use(make: Make) -> None:
     assert database.pool_stats().idle == 2
 
 
+def test_close_idle_closes_what_a_dead_thread_has_left(make: Make) -> None:
+    database = make()
+    in_thread(database.connect)
+    database.close_idle()
+    assert (database.closed, database.pool_stats().size) == ([1], 0)
+
+
 def test_close_stale_closes_what_has_been_in_use_for_long(make: Make) -> None:
     database = make()
     with connected(database, 2):
