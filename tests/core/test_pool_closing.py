@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from peewee_web import DatabaseUnavailable, PoolTimeout
-from tests.core.simulated import HeldAttempts, Simulation, in_background
+from tests.core.simulated import Simulation, in_background
 from tests.core.working import PATIENCE, Working
 from tests.servers.waiting import until
 
@@ -104,14 +104,15 @@ def test_what_was_being_opened_when_the_pool_was_closed_is_replaced() -> None:
 
 
 def test_what_was_being_opened_for_nobody_when_the_pool_was_closed_is_not_kept() -> None:
-    attempts = HeldAttempts()
-    with Simulation(start=attempts, timeout=0.01) as sim:
+    with Simulation(start=in_background, timeout=0.01) as sim:
         sim.clock.run()
+        sim.server.accepting.clear()
         with pytest.raises(DatabaseUnavailable):
             sim.pool.checkout()
         sim.pool.close()
-        attempts.run(0)
-        assert (sim.server.alive, sim.pool.stats().size) == ([], 0)
+        sim.server.accepting.set()
+        until(lambda: sim.pool.stats().created == 1 and sim.pool.stats().size == 0)
+        assert sim.server.alive == []
 
 
 def test_who_waits_while_the_pool_is_closed_gets_a_new_connection() -> None:
