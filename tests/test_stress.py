@@ -9,7 +9,7 @@ import pytest
 
 from tests.stress.run import DRIVERS, MAX_CONNECTIONS, Plan, stress
 
-_SECONDS = 4.0
+_SECONDS = 3.0
 _LONGEST_FAULT = 0.8
 
 
