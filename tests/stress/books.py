@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import itertools
+import math
 import threading
 import time
 import traceback
@@ -44,6 +45,9 @@ class Books:
         self.peaks: Counter[str] = Counter()
         self.rows: dict[int, Fate] = {}
         self.happening = "calm"
+        #: When connections were last closed under their users' hands. A driver whose connection another thread closes
+        #: in the middle of a statement may raise anything (seen: PyMySQL an AttributeError, psycopg "out of memory").
+        self.evicted_at = -math.inf
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
 
@@ -76,10 +80,12 @@ class Books:
 
     # Errors and times.
 
-    def note_error(self, request: str, error: BaseException) -> None:
+    def note_error(self, request: str, error: BaseException, begun: float) -> None:
+        """An error of a request that began at *begun*."""
+        evicted = begun <= self.evicted_at and not is_expected(error)
         with self._lock:
-            self.errors[kind_of(error)] += 1
-        if not is_expected(error):
+            self.errors[f"evicted: {kind_of(error)}" if evicted else kind_of(error)] += 1
+        if not (evicted or is_expected(error)):
             text = "".join(traceback.format_exception(error))
             self.violate(f"{request} got an unexpected error\n{text}")
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import random
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -171,4 +173,8 @@ class Chaos:
         self._database.pool.close(0.1)
 
     def close_stale(self) -> None:
-        self._database.close_stale(self._dice.uniform(0, 1))
+        try:
+            self._books.evicted_at = math.inf
+            self._database.close_stale(self._dice.uniform(0, 1))
+        finally:
+            self._books.evicted_at = time.monotonic()

@@ -147,7 +147,7 @@ class _Run:
         while not calm.over:
             while number >= chaos.crowd:
                 time.sleep(0.02)
-            calm.since = self._calm_since
+            calm.begin(self._calm_since)
             if calm.since is None:
                 (request,) = dice.choices(list(workload.requests), list(workload.requests.values()))
             else:
@@ -162,7 +162,7 @@ class _Run:
     async def _work_async(self, requests: dict[Any, int], calm_request: Any, waits: bool) -> None:
         dice, calm = self._new_dice(), _Calm(self._books)
         while not calm.over:
-            calm.since = self._calm_since
+            calm.begin(self._calm_since)
             request = calm_request
             if calm.since is None:
                 (request,) = dice.choices(list(requests), list(requests.values()))
@@ -268,12 +268,18 @@ class _Calm:
         self.over = False
         self._books = books
         self._in_a_row = 0
+        self._begun = time.monotonic()
+
+    def begin(self, since: float | None) -> None:
+        """A request begins, after the end of the chaos or (None) before."""
+        self.since = since
+        self._begun = time.monotonic()
 
     def note(self, request: str, error: BaseException | None) -> bool:
-        """How a request went that began after `since` was set, or before it. Returns whether it failed."""
+        """How the request went. Returns whether it failed."""
         self._books.requests[request] += 1
         if error is not None:
-            self._books.note_error(request, error)
+            self._books.note_error(request, error, self._begun)
         if self.since is None:
             return error is not None
         passed = time.monotonic() - self.since

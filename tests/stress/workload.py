@@ -206,12 +206,13 @@ class Workload:
                 self.database.manual_close()
 
     def go_on_after_an_error(self, dice: random.Random) -> None:
+        begun = time.monotonic()
         with self.scope():
             try:
                 self.echo()
                 self.commit_a_row()
             except Exception as error:
-                self.books.note_error("go_on_after_an_error", error)
+                self.books.note_error("go_on_after_an_error", error, begun)
                 self.echo()
 
     def nest(self, dice: random.Random) -> None:
