@@ -98,6 +98,7 @@ class Server:
         self.accepting = threading.Event()
         self.accepting.set()
         self._lock = threading.Lock()
+        self._closed = False
 
     @property
     def alive(self) -> list[Connection]:
@@ -112,6 +113,8 @@ class Server:
             if self.refusal is not None:
                 raise self.refusal
             with self._lock:
+                if self._closed:
+                    raise ConnectionRefusedError("the test is over")
                 self.connections.append(Connection(len(self.connections)))
                 return self.connections[-1]
         finally:
@@ -119,7 +122,9 @@ class Server:
                 self.connecting -= 1
 
     def close(self) -> None:
-        """Leave no socket open."""
+        """Leave no socket open, and open no other for an attempt that comes late."""
+        with self._lock:
+            self._closed = True
         for connection in self.connections:
             connection.close()
 

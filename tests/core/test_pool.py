@@ -206,10 +206,14 @@ def test_no_connection_is_kept_with_a_max_idle_of_zero() -> None:
 
 def test_what_has_grown_old_while_idle_is_closed_when_the_pool_is_used() -> None:
     with Simulation(max_lifetime=100, max_idle=None, probe_after=None) as sim:
-        old, _ = sim.fill(2)
-        sim.clock.advance(100)
+        (old,) = sim.lend(1)
+        sim.clock.advance(60)
+        (newer,) = sim.lend(1)
+        sim.pool.checkin(old)
+        sim.pool.checkin(newer)
+        sim.clock.advance(40)
         sim.pool.checkin(sim.pool.checkout())
-        assert old.closed
+        assert (old.connection.closed, newer.connection.closed) == (True, False)
 
 
 def test_the_pool_looks_for_what_is_idle_once_a_second_at_most() -> None:
