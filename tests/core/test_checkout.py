@@ -129,6 +129,29 @@ def test_who_got_a_dead_connection_keeps_his_turn() -> None:
     assert served == ["early", "late"]
 
 
+def test_who_got_a_dead_connection_is_not_refused_for_those_who_came_since() -> None:
+    closing, go_on = threading.Event(), threading.Event()
+
+    def slow_close(connection: Connection) -> None:
+        closing.set()
+        assert go_on.wait(PATIENCE)
+        connection.close()
+
+    with Simulation(max_connections=1, max_waiting=1, more={"close_connection": slow_close}) as sim:
+
+        def take() -> None:
+            sim.pool.checkin(sim.pool.checkout())
+
+        (connection,) = sim.fill(1)
+        connection.hang_up()
+        early = Working(None, take)
+        assert closing.wait(PATIENCE)
+        others = [sim.waiting(take), sim.waiting(take)]  # as many as there may be
+        go_on.set()
+        for thread in (early, *others):
+            thread.result()
+
+
 # For how long.
 
 

@@ -124,6 +124,14 @@ def test_who_waits_while_the_pool_is_closed_gets_a_new_connection() -> None:
         assert waiting.result().connection is sim.server.connections[1]
 
 
+def test_what_is_given_back_at_the_moment_of_the_end_is_not_lent_again() -> None:
+    with Simulation() as sim:
+        (late,) = sim.fill(1)
+        sim.pool.ledger.outdate()  # as close() does, which has looked for idle ones before this came back
+        assert sim.pool.checkout().connection is not late
+        assert late.closed
+
+
 # Some of them.
 
 
