@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import peewee
 import pytest
 
 import peewee_web
@@ -120,6 +123,36 @@ def test_an_eager_scope_waits_while_the_loop_goes_on(one: PooledSqliteDatabase) 
         eager.end()
 
     asyncio.run(work())
+
+
+def test_an_eager_scope_needs_no_worker_thread_which_may_all_be_waiting_for_a_connection(
+    one: PooledSqliteDatabase,
+) -> None:
+    async def work() -> int:
+        released = threading.Event()
+        loop = asyncio.get_running_loop()
+        with ThreadPoolExecutor(max_workers=1) as workers:
+            loop.set_default_executor(workers)
+            occupied = loop.run_in_executor(None, released.wait, PATIENCE)
+            try:
+                async with Databases(one, lazy=False).scope():
+                    found = query(one)
+                assert not occupied.done()
+            finally:
+                released.set()
+            await occupied
+        return found
+
+    assert asyncio.run(work()) == 1
+
+
+def test_a_database_without_a_name_is_refused_also_by_an_eager_scope() -> None:
+    async def work() -> None:
+        async with Databases(PooledSqliteDatabase(None), lazy=False).scope():
+            pass
+
+    with pytest.raises(peewee.InterfaceError, match="must be initialized"):
+        asyncio.run(work())
 
 
 def test_an_eager_scope_gives_up_after_the_pools_timeout(tmp_path: Path) -> None:

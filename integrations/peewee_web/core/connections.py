@@ -14,7 +14,7 @@ from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from peewee import InterfaceError, OperationalError, SqliteDatabase
+from peewee import Database, InterfaceError, OperationalError, SqliteDatabase
 
 from . import fork
 from .drivers import Status
@@ -84,31 +84,35 @@ class ScopedConnections(PhysicalConnections):
         return True
 
     def _establish(self, state: ConnectionState) -> None:
-        if self.deferred:
-            raise InterfaceError("this database must be initialized before it is used: call its init() with a name")
+        self._require_init()
         if self.orphans:
             self.take_back_orphans()
         state.hold(self.pool.checkout())
         self._begin_use(state)
 
+    def _require_init(self) -> None:
+        if self.deferred:
+            raise InterfaceError("this database must be initialized before it is used: call its init() with a name")
+
     def _begin_use(self, state: ConnectionState) -> None:
         try:
             self._initialize_connection(state.conn)
-            if isinstance(state, ScopedState):
-                scope = current_scope()
-                if scope is not None and scope.is_atomic_for(self):
-                    self.begin_request_transaction(state)
+            if isinstance(state, ScopedState) and self._is_atomic(state):
+                self.begin_request_transaction(state)
         except BaseException:
             self.discard(state)  # its first use failed: it is not fit for a second
             with in_peewees_terms:
                 raise
 
+    def _is_atomic(self, state: ConnectionState) -> bool:
+        scope = current_scope()
+        return state.scoped and scope is not None and scope.is_atomic_for(self)
+
     def close(self) -> bool:
         """As Peewee's: give the connection back. Returns whether there was one."""
         state: ConnectionState = self._state.find()
         with state:
-            if self.deferred:
-                raise InterfaceError("this database must be initialized before it is used: call its init() with a name")
+            self._require_init()
             if state.transactions:
                 raise OperationalError("Attempting to close database while transaction is open.")
             was_open = not state.closed
@@ -206,6 +210,7 @@ class ScopedConnections(PhysicalConnections):
         state: ConnectionState = self._state.find()
         if not state.closed:
             return
+        self._require_init()
         if self.orphans:
             self.take_back_orphans()
         lease = await self.pool.checkout_async()
@@ -217,7 +222,13 @@ class ScopedConnections(PhysicalConnections):
                 return
             state.hold(lease)
             _keep_open(state)
-        await asyncio.to_thread(self._begin_use_later, state, lease)  # it may send a BEGIN
+        if self._has_first_use(state):
+            await asyncio.to_thread(self._begin_use_later, state, lease)
+
+    def _has_first_use(self, state: ConnectionState) -> bool:
+        """Whether a connection's first use in *state* is a network call, such as a BEGIN."""
+        default = getattr(self._initialize_connection, "__func__", None) is Database._initialize_connection  # type: ignore[attr-defined]
+        return not default or self._is_atomic(state)
 
     def _begin_use_later(self, state: ConnectionState, lease: Lease) -> None:
         with state:
