@@ -35,7 +35,7 @@ servers:
 	@tests/servers/install
 
 test: $(BIN)/.dev servers ## run the whole suite (PYTEST="-k flask" to choose)
-	@$(BIN)/python -m pytest $(PYTEST)
+	@tests/suite $(BIN)/python $(PYTEST)
 
 lint: $(BIN)/.dev ## ruff and mypy --strict
 	@$(BIN)/ruff check .

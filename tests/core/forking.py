@@ -13,6 +13,8 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 from tests.core.working import PATIENCE
 from tests.servers.waiting import until
 
@@ -29,6 +31,10 @@ def fork_untold() -> int:
     # Nor are Python's own locks made anew, which a thread of before (a connection attempt's) may hold at its end.
     until(lambda: len(os.listdir("/proc/self/task")) == 1)
     return int(ctypes.PyDLL(None).fork())
+
+
+#: The same as a parameter of a test, which must have its process to itself then: see `tests/suite`.
+UNTOLD = pytest.param(fork_untold, marks=pytest.mark.alone, id="fork_untold")
 
 
 class Child:

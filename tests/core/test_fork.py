@@ -18,14 +18,14 @@ import pytest
 import peewee_web
 from peewee_web import Databases, PooledPostgresqlDatabase
 from peewee_web.core import fork as forking
-from tests.core.forking import Child, fork, fork_untold, in_child
+from tests.core.forking import UNTOLD, Child, fork, fork_untold, in_child
 from tests.core.raw import module_of
 from tests.core.working import PATIENCE, Served, Working, in_thread, in_use, query, save, saved
 from tests.servers.postgres import PostgresServer
 from tests.servers.proxy import TcpProxy
 from tests.servers.waiting import until
 
-FORKS = [fork, fork_untold]
+FORKS = [fork, UNTOLD]
 #: Of a test in which the driver has no part.
 one_driver = pytest.mark.parametrize("place", ["psycopg3"], indirect=True)
 
@@ -177,7 +177,10 @@ ENDS = [close_and_collect, close_idle, close_stale, manual_close, dispose, query
 
 @pytest.mark.parametrize(
     ("end", "fork"),
-    [*((end, fork) for end in ENDS), (close_and_collect, fork_untold), (query_and_close, fork_untold)],
+    [
+        *((end, fork) for end in ENDS),
+        *(pytest.param(end, fork_untold, marks=pytest.mark.alone) for end in (close_and_collect, query_and_close)),
+    ],
     ids=lambda function: function.__name__,
 )
 def test_nothing_that_a_child_does_ends_a_session_of_its_parent(

@@ -13,7 +13,7 @@ import pytest
 
 import peewee_web
 from peewee_web import PooledSqliteDatabase
-from tests.core.forking import Child, fork, fork_untold, in_child
+from tests.core.forking import UNTOLD, Child, fork, in_child
 from tests.core.working import in_thread, in_use, query, save, saved
 
 FORKS = 100
@@ -49,7 +49,7 @@ def test_a_child_sees_what_its_parent_has_committed_and_the_parent_what_the_chil
     database.close()
 
 
-@pytest.mark.parametrize("fork", [fork, fork_untold])
+@pytest.mark.parametrize("fork", [fork, UNTOLD])
 def test_a_child_goes_on_when_its_parent_has_closed_its_last_connection(database: PooledSqliteDatabase, fork) -> None:  # type: ignore[no-untyped-def]
     """Who closes the last one deletes the write-ahead log: that must not be done under another process."""
     reader, writer = os.pipe()
