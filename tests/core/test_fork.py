@@ -18,6 +18,7 @@ import pytest
 import peewee_web
 from peewee_web import Databases, PooledPostgresqlDatabase
 from peewee_web.core import fork as forking
+from peewee_web.core import fork as forks
 from tests.core.forking import UNTOLD, Child, fork, fork_untold, in_child
 from tests.core.raw import module_of
 from tests.core.working import PATIENCE, Served, Working, in_thread, in_use, query, save, saved
@@ -524,3 +525,21 @@ def test_a_multiprocessing_child_of_another_kind_opens_its_own(postgres: Postgre
     assert process.exitcode == 0
     ours.close()
     process.close()
+
+
+@pytest.mark.parametrize("fork", FORKS)
+@pytest.mark.parametrize("kernel_clears_memory", [True, False])
+def test_a_mark_is_gone_in_a_child_until_it_is_set_there(
+    kernel_clears_memory: bool, fork: Callable[[], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not kernel_clears_memory:
+        monkeypatch.setattr(forks, "_MADV_WIPEONFORK", -1)
+    mark = forks.mark()
+
+    def seen() -> tuple[bool, bool]:
+        before = bool(mark[0])
+        mark[0] = 1
+        return before, bool(mark[0])
+
+    assert in_child(seen, fork) == (False, True)
+    assert mark[0]

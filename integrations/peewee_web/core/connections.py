@@ -73,14 +73,19 @@ class ScopedConnections(PhysicalConnections):
         if threading.local is not self._local:
             self._follow_patch()
         state: ConnectionState = self._state.find()
+        if not state.scoped:
+            return self._connect_in(state, reuse_if_open)
         with state:
-            if state.ended:
-                raise ScopeClosed
-            if not state.closed:
-                if reuse_if_open:
-                    return False
-                raise OperationalError("Connection already opened.")
-            self._establish(state)
+            return self._connect_in(state, reuse_if_open)
+
+    def _connect_in(self, state: ConnectionState, reuse_if_open: bool) -> bool:
+        if state.ended:
+            raise ScopeClosed
+        if not state.closed:
+            if reuse_if_open:
+                return False
+            raise OperationalError("Connection already opened.")
+        self._establish(state)
         return True
 
     def _establish(self, state: ConnectionState) -> None:
@@ -111,13 +116,18 @@ class ScopedConnections(PhysicalConnections):
     def close(self) -> bool:
         """As Peewee's: give the connection back. Returns whether there was one."""
         state: ConnectionState = self._state.find()
+        if not state.scoped:
+            return self._close_in(state)
         with state:
-            self._require_init()
-            if state.transactions:
-                raise OperationalError("Attempting to close database while transaction is open.")
-            was_open = not state.closed
-            self._let_go(state)
-            return was_open
+            return self._close_in(state)
+
+    def _close_in(self, state: ConnectionState) -> bool:
+        self._require_init()
+        if state.transactions:
+            raise OperationalError("Attempting to close database while transaction is open.")
+        was_open = not state.closed
+        self._let_go(state)
+        return was_open
 
     def cursor(self, named_cursor: Any = None) -> Any:
         self.ensure_open()

@@ -7,6 +7,7 @@ in the parent's name (libpq's Terminate, MySQL's COM_QUIT), and the parent's ses
 from __future__ import annotations
 
 import logging
+import mmap
 import os
 import threading
 import weakref
@@ -26,6 +27,38 @@ count = 0
 lock = threading.Lock()
 
 
+# madvise(2), Linux 4.14; `mmap` has no name for it.
+_MADV_WIPEONFORK = 18
+
+
+class Mark(Protocol):
+    """``mark[0]`` is true in the process that set it, and false in a child of it, whoever forked that."""
+
+    def __getitem__(self, index: int) -> int: ...
+    def __setitem__(self, index: int, value: int) -> None: ...
+
+
+class _ProcessId:
+    """A `Mark` that asks the system each time."""
+
+    def __getitem__(self, index: int) -> int:
+        return os.getpid() == self._pid
+
+    def __setitem__(self, index: int, value: int) -> None:
+        self._pid = os.getpid()
+
+
+def mark() -> Mark:
+    """A new `Mark`, which is set here. Where the system can, it is memory that it clears in a child."""
+    try:
+        made: Mark = mmap.mmap(-1, mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        made.madvise(_MADV_WIPEONFORK)  # type: ignore[attr-defined]  # an mmap's
+    except (OSError, AttributeError):
+        made = _ProcessId()
+    made[0] = 1
+    return made
+
+
 class Forkable(Protocol):
     def notice_fork(self) -> None: ...
 
@@ -37,7 +70,7 @@ _inherited: deque[Callable[[], object]] = deque()
 def tell_children(thing: Forkable) -> None:
     """Call ``thing.notice_fork()`` in every child that ``os.fork`` makes from now on.
 
-    (uWSGI forks without telling Python: a pool looks at the process id as well.)
+    (uWSGI forks without telling Python: a pool looks at a `mark` as well.)
     """
     _watched.add(thing)
 

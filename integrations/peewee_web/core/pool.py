@@ -14,7 +14,6 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from os import getpid
 from typing import Any
 
 from . import fork
@@ -67,7 +66,7 @@ class Pool:
         self._find_driver = find_driver
         self.start = _start_thread if start is None else start
         self._begin()
-        self._pid = getpid()
+        self._own = fork.mark()
         fork.tell_children(self)
 
     def _begin(self) -> None:
@@ -93,7 +92,7 @@ class Pool:
         for one that is in use. Raises `PoolTimeout`, `DatabaseUnavailable`, or what *open_connection* raises when the
         server refuses this client.
         """
-        if getpid() != self._pid:
+        if not self._own[0]:
             self.notice_fork()
         place, now = caller(), self.clock()
         lease = self.ledger.take(place, now)
@@ -103,7 +102,7 @@ class Pool:
 
     async def checkout_async(self) -> Lease:
         """The same without blocking the event loop: it waits in the same queue, and probes in a thread of its own."""
-        if getpid() != self._pid:
+        if not self._own[0]:
             self.notice_fork()
         place, now = caller(), self.clock()
         lease = self.ledger.take(place, now)
@@ -351,10 +350,10 @@ class Pool:
 
         Python calls it in each child that it makes; what may be the first to happen in another one calls it as well.
         """
-        if getpid() == self._pid:
+        if self._own[0]:
             return
         with fork.lock:
-            if getpid() == self._pid:
+            if self._own[0]:
                 return
             idle, leases = self.ledger.everything()
             self._begin()
@@ -365,7 +364,7 @@ class Pool:
                 # Of a thread that is not here it can't be told what it was about.
                 quiet = holder is not None and holder.lose_to_parent()
                 fork.leave_to_parent(lease.pooled, self._close, quiet)
-            self._pid = getpid()  # last: whoever sees it goes on
+            self._own[0] = 1  # last: whoever sees it goes on
 
 
 def _start_thread(work: Callable[[], None]) -> None:
