@@ -106,9 +106,10 @@ class Ledger:
             )
 
     def configure(self, options: PoolOptions) -> Next:
-        """Go by other *options*. There may be room now for those who wait."""
+        """Go by other *options*, with other connections. There may be room now for those who wait."""
         with self._lock:
             self._options = options
+            self._outdate()
             return Next(None, self._attempts_wanted())
 
     def has(self, lease: Lease) -> bool:
@@ -214,18 +215,18 @@ class Ledger:
 
     # Connections that come and go.
 
-    def opened(self, pooled: PooledConnection, now: float) -> Next | None:
+    def opened(self, pooled: PooledConnection, now: float) -> tuple[bool, Next]:
         """A connection attempt has succeeded: *pooled* goes to whoever is first in the queue by now.
 
-        None: it comes too late, for a pool that has been closed or configured anew meanwhile, and is to be closed.
+        False: it comes too late, for a pool that has been closed or configured anew meanwhile, and is to be closed.
         """
         with self._lock:
             self._opening -= 1
             self._created += 1
             self.last_error = None
-            if pooled.epoch != self.epoch:
-                return None
-            return Next(self._offer(pooled, now), self._attempts_wanted())
+            current = pooled.epoch == self.epoch
+            waiter = self._offer(pooled, now) if current else None
+            return current, Next(waiter, self._attempts_wanted())
 
     def failed(self, error: BaseException | None) -> Next:
         """A connection attempt has failed: whoever is first in the queue is told, unless it was only broken off."""
@@ -335,13 +336,16 @@ class Ledger:
     def outdate(self) -> threading.Event:
         """Have every connection of now closed when it comes back. The event tells that none is out any more."""
         with self._lock:
-            self.epoch += 1
-            self.generation += 1  # so that none is handed out without a look at its epoch
+            self._outdate()
             if self._outdated():
                 self._drained.clear()
             else:
                 self._drained.set()
             return self._drained
+
+    def _outdate(self) -> None:
+        self.epoch += 1
+        self.generation += 1  # so that none is handed out without a look at its epoch
 
     def outdated(self) -> int:
         """How many connections are out that ``outdate()`` has doomed."""

@@ -13,7 +13,6 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from typing import Any
 
 from . import fork
@@ -199,7 +198,8 @@ class Pool:
     def note_failed_probe(self, lease: Lease, silent: bool) -> None:
         """*lease* was found dead, or *silent*: it is closed, and with it what must be as silent."""
         condemned = self.ledger.note_failed_probe(lease, silent)
-        self.discard(lease)
+        if self.ledger.strike(lease):
+            condemned.append(lease.pooled)
         self._close_all(condemned, abruptly=True)
 
     # Opening and closing.
@@ -229,31 +229,37 @@ class Pool:
             if interrupted:
                 raise
         else:
-            next_ = ledger.opened(pooled, now)
-            if next_ is None:
+            current, next_ = ledger.opened(pooled, now)
+            self._go_on(next_)
+            if not current:
                 self._close_all((pooled,))
-            else:
-                self._go_on(next_)
 
     def _pooled(self, connection: Any, epoch: int, generation: int, now: float) -> PooledConnection:
-        expires = now + self.options.lifetime * (1 - _LIFETIME_JITTER * random.random())
+        options = self.options  # once: `configure` may put others in its place
+        expires = now + options.lifetime * (1 - _LIFETIME_JITTER * random.random())
         pooled = PooledConnection(connection, self._find_driver(connection), expires, epoch, generation)
-        if self.options.probe_after is not None and pooled.driver.network:
-            pooled.probe_after = self.options.probe_after
+        if options.probe_after is not None and pooled.driver.network:
+            pooled.probe_after = options.probe_after
         pooled.fresh_until = now + pooled.probe_after
         return pooled
 
     def _close_all(self, connections: Iterable[PooledConnection], *, abruptly: bool = False) -> None:
         """Close *connections*, which nobody else can reach any more. *abruptly*: without a word to the server."""
-        count = 0
+        count, interruption = 0, None
         for pooled in connections:
             count += 1
             if abruptly:
                 shut_down(pooled.socket())  # a driver that wants to say good-bye to a silent peer might wait for it
-            with suppress(Exception):
+            try:
                 self._close(pooled.connection)
+            except Exception:
+                logger.debug("closing a connection failed", exc_info=True)
+            except BaseException as error:  # such as gevent's Timeout: the others are still to be closed, and counted
+                interruption = error
         if count:
             self._go_on(self.ledger.closed(count))
+        if interruption is not None:
+            raise interruption
 
     def has_lent(self, lease: Lease) -> bool:
         """Whether *lease* has not ended."""
@@ -277,9 +283,8 @@ class Pool:
         self.options = options
         self._reset = options.reset
         self._keeps = options.max_idle != 0
-        next_ = self.ledger.configure(options)
-        self.close()
-        self._go_on(next_)
+        self._go_on(self.ledger.configure(options))
+        self.close_idle()
 
     def tend(self, now: float) -> None:
         """Close what has been idle for too long and report what has been out for too long, once a second at most.
