@@ -50,6 +50,7 @@ def _serve_gunicorn(name: str, server: str, url: str, options: dict[str, Any], p
     class Application(BaseApplication):
         def load_config(self) -> None:
             settings = {"bind": f"127.0.0.1:{port}", "workers": 1, "worker_class": server, "loglevel": "warning"}
+            settings["keepalive"] = 60  # by default it hangs up after 2 s, maybe while a client sends its next request
             settings |= {"threads": THREADS} if server == "gthread" else {"worker_connections": 200}
             for key, value in settings.items():
                 self.cfg.set(key, value)
