@@ -32,6 +32,7 @@ from tests.core.interleaving import Actor, Stage, load
 from tests.core.unreliable import Connection, Mode, Refused, Server, SimulatedDriver
 
 SOAK = bool(os.environ.get("SOAK"))
+pytestmark = [pytest.mark.timeout(0)] if SOAK else []
 
 OPTIONS = st.fixed_dictionaries(
     {
