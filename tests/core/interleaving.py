@@ -401,18 +401,18 @@ def _observe(module: types.ModuleType, released: Callable[[Any], None]) -> None:
 
     def __init__(ledger: Any, options: Any) -> None:
         begin(ledger, options)
+        ledger.first = set()  # who came back from a dead connection
         ledger._lock = Lock(lambda: released(ledger))
 
     enqueue = module.Ledger.enqueue
 
     def noted(ledger: Any, waiter: Any, *args: Any, first: bool, **more: Any) -> Any:
         if first:
-            ledger.first = waiter
+            ledger.first.add(waiter)
         return enqueue(ledger, waiter, *args, first=first, **more)
 
     module.Ledger.__init__ = __init__  # type: ignore[misc]
     module.Ledger.enqueue = noted
-    module.Ledger.first = None  # who was last to come back from a dead connection
 
 
 @functools.cache

@@ -176,16 +176,21 @@ class Ledger:
 
     # Check-in.
 
-    def give(self, lease: Lease, now: float) -> Waiter | None:
-        """End *lease*, whose connection is fit for another use. Who gets it is returned, to be woken."""
+    def give(self, lease: Lease, now: float, claimed: bool) -> Waiter | None:
+        """End *lease*, whose connection is fit for another use. Who gets it is returned, to be woken.
+
+        Nothing happens to a lease that has ended, or that somebody else than the caller has *claimed*.
+        """
         with self._lock:
-            if lease not in self._leases:
+            if lease not in self._leases or lease.ending is not claimed:
                 return None
             self._leases.remove(lease)
+            pooled = lease.pooled
+            pooled.fresh_until = now + pooled.probe_after
             if self._waiters:
-                return self._offer(lease.pooled, now)
-            lease.pooled.idle_since = now
-            self._idle.append(lease.pooled)
+                return self._offer(pooled, now)
+            pooled.idle_since = now
+            self._idle.append(pooled)
             return None
 
     def claim(self, lease: Lease) -> bool:

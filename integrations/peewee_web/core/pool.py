@@ -142,19 +142,21 @@ class Pool:
         status = pooled.driver.status(pooled.connection)
         if lease.failed and status is IDLE:
             status = pooled.driver.status_after_error
+        claimed = False
         if status is not IDLE or lease.broken or self._reset is not None:
             self.notice_fork()
-            if not self.ledger.claim(lease):
+            claimed = self.ledger.claim(lease)
+            if not claimed:
                 return IDLE
             if not self._is_clean(lease, status):
                 self.discard(lease)
                 return status
         now = self.clock()
         if now >= pooled.expires or pooled.epoch != self.ledger.epoch or not self._keeps:
-            self.discard(lease)
+            if claimed or self.ledger.claim(lease):
+                self.discard(lease)
             return status
-        pooled.fresh_until = now + pooled.probe_after
-        waiter = self.ledger.give(lease, now)
+        waiter = self.ledger.give(lease, now, claimed)
         if waiter is not None:
             waiter.wake()
         if now >= self._tend_at:
