@@ -11,6 +11,7 @@ import os
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import pytest
@@ -590,9 +591,9 @@ def test_a_second_check_in_does_nothing_whatever_has_changed_since_the_first_beg
         machine.check_out(waiting=True, within=math.inf, how_far=math.inf)
         machine.settle()
         lease = machine.let_go(0)
-        machine.act("checkin", lambda lease=lease: machine.give_back(lease), how_far=points)
+        machine.act("checkin", partial(machine.give_back, lease), how_far=points)
         machine.operate(("configure", {"reset": None, "max_idle": 0.0}), how_far=math.inf)
-        machine.act("second checkin", lambda lease=lease: machine.give_back(lease), how_far=math.inf)
+        machine.act("second checkin", partial(machine.give_back, lease), how_far=math.inf)
         machine.settle()
         machine.nothing_went_wrong()
         machine.teardown()
