@@ -567,6 +567,21 @@ def test_an_interrupted_close_gives_its_place_back() -> None:
     machine.teardown()
 
 
+def test_an_interrupted_probe_gives_its_place_back() -> None:
+    machine = begun(max_connections=1, probe_after=2.0)
+    machine.check_out(waiting=True, within=math.inf, how_far=math.inf)
+    machine.settle()
+    machine.check_in(0, Status.IDLE, twice=False, how_far=math.inf)
+    machine.pass_time(20.0)
+    machine.check_out(waiting=True, within=math.inf, how_far="io")
+    machine.interrupt(0)
+    machine.settle()
+    assert machine.server.probes == 1
+    machine.when_all_wait_the_accounts_agree()
+    assert machine.pool.stats().in_use == 0
+    machine.teardown()
+
+
 def test_what_is_as_silent_as_a_probed_connection_is_closed_with_it() -> None:
     machine = begun(max_connections=2, probe_after=2.0)
     for _ in range(2):
@@ -735,11 +750,6 @@ FAULTS = {
         "checkout",
         "            return False\n        except BaseException:\n",
         "            return True\n        except BaseException:\n",
-    ),
-    "a probe that was interrupted keeps the lease": (
-        "checkout",
-        "        except BaseException:\n            pool.discard(lease)\n            raise\n",
-        "",
     ),
     "a reset that was interrupted keeps the lease": (
         "pool",
