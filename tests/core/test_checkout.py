@@ -467,19 +467,19 @@ def test_a_later_loss_among_those_that_are_suspect_already_makes_no_newer_one_so
 
 
 def test_a_probe_is_bounded_and_leaves_time_for_a_new_connection() -> None:
-    with Simulation(timeout=0.2) as sim:
+    with Simulation(timeout=2) as sim:
         (connection,) = sim.fill(1)
         sim.clock.run()
         connection.frozen = True
         sim.pool.ledger.generation += 1
         begun = time.monotonic()
         assert sim.pool.checkout().connection is sim.server.connections[1]
-        assert time.monotonic() - begun < 0.2
+        assert time.monotonic() - begun < 2
         assert connection.closed
 
 
 def test_with_a_silent_connection_go_those_that_were_idle_for_longer() -> None:
-    with Simulation(timeout=0.2) as sim:
+    with Simulation(timeout=2) as sim:
         idle = sim.fill(3)
         sim.clock.run()
         for connection in idle:

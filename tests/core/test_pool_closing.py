@@ -100,7 +100,7 @@ def test_what_was_being_opened_when_the_pool_was_closed_is_replaced() -> None:
         sim.pool.close()
         sim.server.accepting.set()
         assert waiting.result().connection is sim.server.connections[1]
-        assert sim.server.connections[0].closed
+        until(lambda: sim.server.connections[0].closed)
 
 
 def test_what_was_being_opened_for_nobody_when_the_pool_was_closed_is_not_kept() -> None:
