@@ -1,6 +1,7 @@
 """Random interleavings of all that can happen to a pool keep DESIGN §8, one statement of the pool's code at a time.
 
-``SOAK=1`` runs tens of thousands of examples, and shows that each of a list of faults put into the pool is found.
+``make soak`` shows that each of a list of faults put into the pool is found; ``SOAK=1`` runs tens of thousands of
+examples.
 """
 
 from __future__ import annotations
@@ -781,7 +782,8 @@ FAULTS = {
 }
 
 
-@pytest.mark.skipif(not SOAK, reason="takes minutes: SOAK=1")
+@pytest.mark.soak
+@pytest.mark.timeout(0)
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_in_the_pool_is_found(fault: str) -> None:
     class Faulty(Interleavings):
