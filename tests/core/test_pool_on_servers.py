@@ -343,3 +343,18 @@ def test_the_end_of_a_silent_connection_keeps_nobody_waiting(distant: Distant) -
         distant.server.freeze()
         assert seconds(database.close_all) < 1
         distant.server.thaw()
+
+
+def test_nobody_waits_for_the_rollback_of_what_a_dead_thread_left(distant: Distant) -> None:
+    with pooled(distant, max_connections=2, timeout=3 * PATIENCE) as database:
+        fill(database, 2)
+
+        def begin() -> None:
+            database.connect()
+            database.begin()
+
+        Working(contextvars.Context(), begin).result()  # and dies
+        distant.proxy.freeze()
+        Working(contextvars.Context(), lambda: database.connect() and database.close()).result()
+        distant.proxy.cut()
+        until(lambda: database.pool_stats().in_use == 0)

@@ -277,21 +277,31 @@ class ScopedConnections(PhysicalConnections):
         if lease is not None:
             self.pool.discard(lease)
 
-    def take_back_orphans(self) -> None:
-        """Return the connections of dead threads and of scopes that were collected without having been ended."""
+    def take_back_orphans(self, in_background: bool = True) -> None:
+        """Return the connections of dead threads and of scopes that were collected without having been ended.
+
+        *in_background* is where one goes that needs a round trip: for who is about to have a connection of his own,
+        and has nothing to do with it.
+        """
         while self.orphans:
             try:
-                lease, place, by_mistake = self.orphans.popleft()
+                orphan = self.orphans.popleft()
             except IndexError:  # another thread was faster
                 return
-            if not self.pool.has_lent(lease):  # before this process was forked
-                continue
-            if by_mistake:
-                logger.error(
-                    "a scope was never ended; its connection, taken at %s, is taken back", described(lease.place)
-                )
-            if was_in_transaction(self.pool.checkin(lease), [], place):
-                warn_of_open_transaction(place)
+            pooled = orphan.lease.pooled
+            if in_background and pooled.driver.network and pooled.driver.status(pooled.connection) is not Status.IDLE:
+                self.pool.start(functools.partial(self._take_back, orphan))
+            else:
+                self._take_back(orphan)
+
+    def _take_back(self, orphan: Orphan) -> None:
+        lease, place, by_mistake = orphan
+        if not self.pool.has_lent(lease):  # before this process was forked
+            return
+        if by_mistake:
+            logger.error("a scope was never ended; its connection, taken at %s, is taken back", described(lease.place))
+        if was_in_transaction(self.pool.checkin(lease), [], place):
+            warn_of_open_transaction(place)
 
     def begin_request_transaction(self, state: ScopedState) -> None:
         with state:
