@@ -288,6 +288,8 @@ class ScopedConnections(PhysicalConnections):
                 orphan = self.orphans.popleft()
             except IndexError:  # another thread was faster
                 return
+            if not self.pool.has_lent(orphan.lease):  # before this process was forked
+                continue
             pooled = orphan.lease.pooled
             if in_background and pooled.driver.network and pooled.driver.status(pooled.connection) is not Status.IDLE:
                 self.pool.start(functools.partial(self._take_back, orphan))
@@ -296,8 +298,6 @@ class ScopedConnections(PhysicalConnections):
 
     def _take_back(self, orphan: Orphan) -> None:
         lease, place, by_mistake = orphan
-        if not self.pool.has_lent(lease):  # before this process was forked
-            return
         if by_mistake:
             logger.error("a scope was never ended; its connection, taken at %s, is taken back", described(lease.place))
         if was_in_transaction(self.pool.checkin(lease), [], place):

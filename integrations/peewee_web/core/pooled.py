@@ -24,7 +24,7 @@ class Pooling(ScopedConnections):
 
     def close_idle(self) -> int:
         """Close the connections that nobody uses. Returns how many."""
-        self.take_back_orphans()
+        self.take_back_orphans(in_background=False)
         return self.pool.close_idle()
 
     def close_stale(self, age: float = 600) -> int:
