@@ -8,10 +8,10 @@ from .core.databases import (
     connect,
 )
 from .core.errors import DatabaseUnavailable, NoConnection, PoolTimeout, ScopeClosed
-from .core.pool import PoolStats
 from .core.registry import Databases
 from .core.scope import Scope, scope
 from .core.scoped import ScopedDatabase
+from .core.stats import PoolStats
 
 __all__ = [
     "DatabaseUnavailable",

@@ -221,15 +221,6 @@ def test_a_timeout_of_zero_is_no_limit() -> None:
         assert waiting.result().connection is lease.connection
 
 
-def test_a_caller_may_allow_less_than_the_timeout() -> None:
-    with Simulation(max_connections=1, timeout=0) as sim:
-        sim.lend(1)
-        waiting = sim.waiting(lambda: sim.pool.checkout(within=3))
-        sim.clock.advance(3)
-        with pytest.raises(PoolTimeout, match=r"in 3\.0 s"):
-            waiting.result()
-
-
 def test_more_than_max_waiting_are_refused_at_once() -> None:
     with Simulation(max_connections=1, max_waiting=2) as sim:
         (lease,) = sim.lend(1)
@@ -560,6 +551,16 @@ def test_who_is_interrupted_when_served_gives_the_connection_back(interrupted: A
         with pytest.raises(Interruption):
             sim.pool.checkout()
         assert (sim.pool.stats().in_use, sim.pool.stats().idle) == (0, 1)
+
+
+def test_what_nobody_has_used_is_given_back_without_a_round_trip(interrupted: Any) -> None:
+    with Simulation(max_connections=1, reset="DISCARD ALL") as sim:
+        (lease,) = sim.lend(1)
+        interrupted(lambda: sim.pool.checkin(lease))
+        with pytest.raises(Interruption):
+            sim.pool.checkout()
+        assert lease.connection.received == ["DISCARD ALL"]
+        assert sim.pool.stats().idle == 1
 
 
 def test_who_is_interrupted_while_an_attempt_is_begun_leaves_the_queue() -> None:

@@ -204,6 +204,15 @@ def test_no_connection_is_kept_with_a_max_idle_of_zero() -> None:
         assert (connection.closed, sim.pool.stats().size) == (True, 0)
 
 
+def test_who_waits_is_served_also_with_a_max_idle_of_zero() -> None:
+    with Simulation(max_connections=1, max_idle=0) as sim:
+        (lease,) = sim.lend(1)
+        waiting = sim.waiting()
+        sim.pool.checkin(lease)
+        assert waiting.result().connection is lease.connection
+        assert sim.pool.stats().created == 1
+
+
 def test_what_has_grown_old_while_idle_is_closed_when_the_pool_is_used() -> None:
     with Simulation(max_lifetime=100, max_idle=None, probe_after=None) as sim:
         (old,) = sim.lend(1)

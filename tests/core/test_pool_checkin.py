@@ -175,6 +175,22 @@ def test_two_check_ins_at_once_reset_once() -> None:
         assert (lease.connection.received, sim.pool.stats().idle) == (["reset"], 1)
 
 
+def test_a_check_in_during_anothers_roll_back_does_nothing() -> None:
+    with Simulation() as sim:
+        (lease,) = sim.lend(1)
+        connection, idle_meanwhile = lease.connection, []
+
+        def answer(what: str) -> None:
+            connection.status = Status.IDLE  # so the answer says; the driver is not done with it
+            sim.pool.checkin(lease)
+            idle_meanwhile.append(sim.pool.stats().idle)
+
+        connection.status = Status.IN_TRANSACTION
+        connection.send = answer
+        sim.pool.checkin(lease)
+        assert (idle_meanwhile, sim.pool.stats().idle) == ([0], 1)
+
+
 def test_others_go_on_while_a_connection_is_reset() -> None:
     resetting, go_on = threading.Event(), threading.Event()
 

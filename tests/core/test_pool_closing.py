@@ -145,6 +145,30 @@ def test_close_idle_leaves_what_is_in_use() -> None:
         assert sim.pool.stats().idle == 1
 
 
+def test_what_was_being_opened_for_nobody_when_the_idle_were_closed_is_not_kept() -> None:
+    with Simulation(start=in_background) as sim:
+        (lease,) = sim.lend(1)
+        sim.server.accepting.clear()
+        waiting = sim.waiting()
+        until(lambda: sim.server.connecting == 1)
+        sim.pool.checkin(lease)  # serves who waits, while another is being opened
+        assert waiting.result().connection is lease.connection
+        sim.pool.close_idle()
+        sim.server.accepting.set()
+        until(lambda: sim.pool.stats().size == 1)
+        assert (sim.server.alive, sim.pool.stats().idle) == ([lease.connection], 0)
+
+
+def test_what_was_being_opened_for_somebody_when_the_idle_were_closed_serves() -> None:
+    with Simulation(start=in_background) as sim:
+        sim.server.accepting.clear()
+        waiting = sim.waiting()
+        until(lambda: sim.server.connecting == 1)
+        sim.pool.close_idle()
+        sim.server.accepting.set()
+        assert waiting.result().connection is sim.server.connections[0]
+
+
 def test_evict_closes_what_has_been_out_for_so_long_under_its_users_hands() -> None:
     with Simulation() as sim:
         (old,) = sim.lend(1)

@@ -123,9 +123,9 @@ class Interleavings(RuleBasedStateMachine):
         else:
             actor.go_on(how_far)
 
-    def take(self, waiting: bool, within: float) -> None:
+    def take(self) -> None:
         with self.refusals_allowed():
-            self.received(self.pool.checkout(waiting=waiting, within=within))
+            self.received(self.pool.checkout())
 
     async def take_async(self) -> None:
         with self.refusals_allowed():
@@ -204,12 +204,12 @@ class Interleavings(RuleBasedStateMachine):
 
     # Rules: the app.
 
-    @rule(waiting=st.sampled_from([True, True, True, False]), within=st.sampled_from([math.inf, 0.5]), how_far=HOW_FAR)
-    def check_out(self, waiting: bool, within: float, how_far: Any) -> None:
+    @rule(how_far=HOW_FAR)
+    def check_out(self, how_far: Any) -> None:
         def check_out() -> None:
             assert self.stage.playing is not None
-            self.clients[self.stage.playing] = self.stage.now + min(self.pool.options.patience, within)
-            self.take(waiting, within)
+            self.clients[self.stage.playing] = self.stage.now + self.pool.options.patience
+            self.take()
 
         self.act("checkout", check_out, how_far)
 
@@ -223,7 +223,7 @@ class Interleavings(RuleBasedStateMachine):
         """Lazily, as a query in a coroutine does: the loop stands still meanwhile."""
 
         async def query() -> None:
-            self.take(waiting=True, within=math.inf)
+            self.take()
 
         self.cancels.append(self.stage.submit(query))
         self.go(next(actor for actor in self.stage.actors if actor.name == "event loop"), how_far)
@@ -334,8 +334,6 @@ class Interleavings(RuleBasedStateMachine):
     @rule(what=OPERATIONS, how_far=HOW_FAR)
     def operate(self, what: Any, how_far: Any) -> None:
         name, argument = what if isinstance(what, tuple) else (what, None)
-        if name == "configure" and any(actor.name == name for actor in self.stage.actors if not actor.done):
-            return  # two at once would each have half of the say
         self.act(name, lambda: getattr(self, f"operate_{name}")(argument), how_far)
 
     def operate_warm(self, _: None) -> None:
@@ -386,7 +384,7 @@ class Interleavings(RuleBasedStateMachine):
             self.returned.extend(inherited)
         else:
             with self.refusals_allowed():
-                self.act("first checkout", lambda: self.take(waiting=False, within=1.0), math.inf)
+                self.act("first checkout", self.take, math.inf)
                 self.stage.settle()
         self.limits_changed()
 
@@ -425,7 +423,7 @@ class Interleavings(RuleBasedStateMachine):
         # 4. No waiter waits while a connection is idle.
         assert not (waiters and idle), f"{len(waiters)} wait while {idle} are idle"
         # Nobody waits while there may be another connection, and none is being opened for him.
-        limits = ledger._options
+        limits = ledger.options
         wanted = min(len(waiters) - opening, limits.max_connecting - opening, limits.limit - size)
         assert wanted <= 0, f"{len(waiters)} wait, {opening} are being opened, {size} of {limits.limit} exist"
         # 4. Waiters leave in the order they came.
@@ -557,7 +555,7 @@ def begun(**options: Any) -> Interleavings:
 def test_an_interrupted_close_gives_its_place_back() -> None:
     machine = begun(max_connections=2)
     for _ in range(2):
-        machine.check_out(waiting=True, within=math.inf, how_far=math.inf)
+        machine.check_out(how_far=math.inf)
     machine.settle()
     machine.operate(("evict", 0.0), how_far="io")
     machine.interrupt(0)
@@ -570,11 +568,11 @@ def test_an_interrupted_close_gives_its_place_back() -> None:
 
 def test_an_interrupted_probe_gives_its_place_back() -> None:
     machine = begun(max_connections=1, probe_after=2.0)
-    machine.check_out(waiting=True, within=math.inf, how_far=math.inf)
+    machine.check_out(how_far=math.inf)
     machine.settle()
     machine.check_in(0, Status.IDLE, twice=False, how_far=math.inf)
     machine.pass_time(20.0)
-    machine.check_out(waiting=True, within=math.inf, how_far="io")
+    machine.check_out(how_far="io")
     machine.interrupt(0)
     machine.settle()
     assert machine.server.probes == 1
@@ -586,14 +584,14 @@ def test_an_interrupted_probe_gives_its_place_back() -> None:
 def test_what_is_as_silent_as_a_probed_connection_is_closed_with_it() -> None:
     machine = begun(max_connections=2, probe_after=2.0)
     for _ in range(2):
-        machine.check_out(waiting=True, within=math.inf, how_far=math.inf)
+        machine.check_out(how_far=math.inf)
     machine.settle()
     for _ in range(2):
         machine.check_in(0, Status.IDLE, twice=False, how_far=math.inf)
     for connection in machine.server.open:
         connection.silent = True
     machine.pass_time(20.0)
-    machine.check_out(waiting=True, within=math.inf, how_far=math.inf)
+    machine.check_out(how_far=math.inf)
     machine.pass_time(3.0)
     machine.settle()
     assert machine.server.closed == 2
@@ -604,7 +602,7 @@ def test_what_is_as_silent_as_a_probed_connection_is_closed_with_it() -> None:
 def test_a_second_check_in_does_nothing_whatever_has_changed_since_the_first_began() -> None:
     for points in range(60):
         machine = begun(max_connections=1, reset="DISCARD ALL")
-        machine.check_out(waiting=True, within=math.inf, how_far=math.inf)
+        machine.check_out(how_far=math.inf)
         machine.settle()
         lease = machine.let_go(0)
         machine.act("checkin", partial(machine.give_back, lease), how_far=points)
@@ -617,12 +615,12 @@ def test_a_second_check_in_does_nothing_whatever_has_changed_since_the_first_beg
 
 def test_a_late_second_check_in_vouches_for_nothing() -> None:
     machine = begun(max_connections=1, probe_after=15.0)
-    machine.check_out(waiting=True, within=math.inf, how_far=math.inf)
+    machine.check_out(how_far=math.inf)
     machine.settle()
     machine.check_in(0, Status.IDLE, twice=False, how_far=math.inf)
     machine.pass_time(20.0)
     machine.check_in_again(0)
-    machine.check_out(waiting=True, within=math.inf, how_far=math.inf)
+    machine.check_out(how_far=math.inf)
     assert machine.server.probes == 1
     machine.teardown()
 
@@ -632,7 +630,7 @@ def test_options_may_change_at_any_moment_of_an_attempt(options: dict[str, Any])
     for points in range(100):
         machine = begun(max_connections=2, max_connecting=1)
         for _ in range(3):
-            machine.check_out(waiting=True, within=math.inf, how_far=math.inf)
+            machine.check_out(how_far=math.inf)
         attempt = next(actor for actor in machine.stage.actors if actor.name == "attempt")
         attempt.go_on(points)
         machine.operate(("configure", options), how_far=math.inf)
@@ -696,12 +694,7 @@ FAULTS = {
         "                waiter.error = error\n            return Next(waiter, self._attempts_wanted())",
         "                waiter.error = error\n            return Next(waiter, 0)",
     ),
-    "what is given back becomes idle though others wait": (
-        "ledger",
-        "            if self._waiters:\n                return self._offer(pooled, now)\n",
-        "",
-    ),
-    "what was opened becomes idle though others wait": (
+    "what comes back or was opened becomes idle though others wait": (
         "ledger",
         "        if not self._waiters:\n            pooled.idle_since",
         "        if True:\n            pooled.idle_since",
@@ -726,7 +719,7 @@ FAULTS = {
     "the socket is not looked at": ("pool", "            and not pooled.has_news()\n", ""),
     "what was served in vain is kept": (
         "checkout",
-        "            if waiter.lease is not None:\n                pool.checkin(waiter.lease)\n",
+        "            if waiter.lease is not None:\n                pool.give(waiter.lease)\n",
         "",
     ),
     "who gives up stays in the queue": ("ledger", "            self._waiters.pop(waiter, None)\n", ""),
@@ -770,7 +763,7 @@ FAULTS = {
     ),
     "a child goes on with its parent's connections": (
         "pool",
-        "            idle, leases = self.ledger.everything()\n            self._begin()\n",
+        "            idle, leases = self.ledger.everything()\n            self._begin(self.options)\n",
         "            idle, leases = self.ledger.everything()\n",
     ),
     "the pool closes under its lock": (

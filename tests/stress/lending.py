@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from peewee_web.core.drivers import Status
 from peewee_web.core.lease import Lease, PooledConnection
 from peewee_web.core.pool import Pool
-from peewee_web.core.waiting import calm
+from peewee_web.core.waiting import may_block_for
 from tests.stress.books import Books, Heartbeat, Timer
 
 # The kernel's linux/tcp.h, struct tcp_info: tcpi_state is its first byte; behind eight bytes, 24 numbers of 32 bits and
@@ -66,7 +66,7 @@ class Lending:
             self._discard(lease)
 
     def _limit(self) -> float:
-        return min(calm(), self._pool.options.timeout or math.inf) + self._slack
+        return min(may_block_for(), self._pool.options.timeout or math.inf) + self._slack
 
     def _doubts(self) -> _Doubts:
         """Of the connections that are idle now: those whose peer has hung up, and those that are to be probed."""
@@ -107,7 +107,7 @@ class _Doubts(NamedTuple):
 
 
 def _where() -> str:
-    return " on a loop" if calm() < math.inf else ""
+    return " on a loop" if may_block_for() < math.inf else ""
 
 
 def _state(pooled: PooledConnection) -> tuple[int, int]:

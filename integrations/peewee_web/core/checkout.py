@@ -14,7 +14,7 @@ from .errors import DatabaseUnavailable, NoConnection, PoolTimeout
 from .faults import is_outage
 from .lease import Lease
 from .places import Place, described
-from .waiting import TaskWaiter, ThreadWaiter, Waiter, calm
+from .waiting import TaskWaiter, ThreadWaiter, Waiter, may_block_for
 from .watchdog import Watchdog
 
 if TYPE_CHECKING:
@@ -27,26 +27,24 @@ RECLAIM_EVERY = 1.0
 
 
 class Checkout:
-    """One checkout, from *now* on. It may take the pool's ``timeout``, or *within* seconds if that is less."""
+    """One checkout, from *now* on. It may take the pool's ``timeout``."""
 
-    def __init__(self, pool: Pool, place: Place, now: float, waiting: bool, within: float) -> None:
+    def __init__(self, pool: Pool, place: Place, now: float) -> None:
         self._pool = pool
         self._place = place
         self._begun = now
-        self._deadline = now + min(pool.options.patience, within)
-        self._max_waiting = pool.options.max_waiting
-        self._may_wait = waiting
-        if not waiting or pool.options.timeout is None:
-            self._max_waiting = 0
+        self._deadline = now + pool.options.patience
+        self._max_waiting = 0 if pool.options.timeout is None else pool.options.max_waiting
+        self._on_loop = False
         #: Whether it has had its turn, and got a dead connection.
         self._was_first = False
 
     def run(self, lease: Lease | None) -> Lease:
         """*lease*, or the first that is healthy."""
-        if calm() < math.inf:
-            self._deadline = min(self._deadline, self._begun + calm())
+        if may_block_for() < math.inf:
+            self._deadline = min(self._deadline, self._begun + may_block_for())
             # Whoever could end the wait of a loop's thread is a coroutine of the same loop.
-            self._may_wait, self._max_waiting = False, 0
+            self._on_loop, self._max_waiting = True, 0
         while True:
             if lease is None:
                 lease = self._wait()
@@ -94,7 +92,7 @@ class Checkout:
         except BaseException:  # such as gevent's Timeout, or a cancelled coroutine
             pool.ledger.leave(waiter, pool.clock() - begun)
             if waiter.lease is not None:
-                pool.checkin(waiter.lease)
+                pool.give(waiter.lease)
             raise
         pool.ledger.leave(waiter, pool.clock() - begun)
 
@@ -194,7 +192,7 @@ class Checkout:
         options = self._pool.options
         if options.timeout is None:
             return "and with timeout=None the pool waits for none"
-        if not self._may_wait:
+        if self._on_loop:
             return "and an event loop must not wait for one"
         return f"and max_waiting={self._max_waiting} are waiting already"
 

@@ -4,14 +4,27 @@ from __future__ import annotations
 
 import functools
 import math
+import random
 import select
 import sys
 import weakref
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from .drivers import Driver
+from .options import PoolOptions
 from .places import Place, described
+
+# Up to this share of `max_lifetime` is taken off at random: connections opened together don't go together.
+_LIFETIME_JITTER = 0.05
+
+
+class Origin(NamedTuple):
+    """How far a pool's books were when a connection attempt began."""
+
+    epoch: int
+    generation: int
+    clearances: int
 
 
 class PooledConnection:
@@ -20,28 +33,29 @@ class PooledConnection:
     __slots__ = (
         "connection",
         "driver",
-        "epoch",
         "expires",
         "fileno",
         "fresh_until",
         "generation",
         "has_news",
         "idle_since",
+        "origin",
         "probe_after",
     )
 
-    def __init__(self, connection: Any, driver: Driver, expires: float, epoch: int, generation: int) -> None:
+    def __init__(self, connection: Any, driver: Driver, options: PoolOptions, origin: Origin, now: float) -> None:
         self.connection = connection
         self.driver = driver
         self.fileno = driver.fileno(connection)
         #: Whether the server has said something, or hung up, while nobody listened. Costs no round trip.
         self.has_news = _poller(self.fileno)
-        self.expires = expires
-        self.epoch = epoch
-        self.generation = generation
+        self.expires = now + options.lifetime * (1 - _LIFETIME_JITTER * random.random())
+        self.origin = origin
+        #: The ledger's when it was last known to be alive.
+        self.generation = origin.generation
         #: Seconds for which it is trusted after a use, and until when that is.
-        self.probe_after = math.inf
-        self.fresh_until = math.inf
+        self.probe_after = math.inf if options.probe_after is None or not driver.network else options.probe_after
+        self.fresh_until = now + self.probe_after
         self.idle_since = 0.0
 
     def socket(self) -> int | None:

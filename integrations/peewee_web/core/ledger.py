@@ -9,42 +9,13 @@ from __future__ import annotations
 import math
 import threading
 from collections import OrderedDict, deque
-from dataclasses import dataclass
 from typing import NamedTuple
 
-from .lease import Lease, PooledConnection
+from .lease import Lease, Origin, PooledConnection
 from .options import PoolOptions
 from .places import Place
+from .stats import PoolStats
 from .waiting import Waiter
-
-
-@dataclass(frozen=True)
-class PoolStats:
-    """What a pool has now, and what it has done since the start of the process.
-
-    Now: ``limit`` (None where there is none), ``size`` (connections open, being opened or being closed), ``idle``,
-    ``in_use`` (leases), ``waiting`` (checkouts in the queue), ``generation`` (how often one that was lost has made all
-    others suspect). Since the start: ``checkouts``; ``waits``, those that had to queue up, and their ``wait_seconds``;
-    ``timeouts``; connections ``created``, ``closed`` and ``lost`` (broken in use, or found dead); ``probes`` and
-    ``probe_failures``; ``connect_errors``.
-    """
-
-    limit: int | None
-    size: int
-    idle: int
-    in_use: int
-    waiting: int
-    generation: int
-    checkouts: int
-    waits: int
-    wait_seconds: float
-    timeouts: int
-    created: int
-    closed: int
-    probes: int
-    probe_failures: int
-    lost: int
-    connect_errors: int
 
 
 class Next(NamedTuple):
@@ -58,7 +29,7 @@ class Ledger:
     """One pool's books. Thread-safe."""
 
     def __init__(self, options: PoolOptions) -> None:
-        self._options = options
+        self.options = options
         self._lock = threading.Lock()
         #: The longest idle first: the newest is reused first, so that the others may grow old and be closed.
         self._idle: deque[PooledConnection] = deque()
@@ -72,6 +43,8 @@ class Ledger:
         self.generation = 0
         #: Raised when all connections of before are to be closed as they come back.
         self.epoch = 0
+        #: How often the idle connections were taken out.
+        self._clearances = 0
         #: Set when none of those is out any more.
         self._drained = threading.Event()
         #: What the latest connection attempt failed with, if it did.
@@ -81,13 +54,13 @@ class Ledger:
         self._wait_seconds = 0.0
 
     def __repr__(self) -> str:
-        limit = "" if math.isinf(self._options.limit) else f"/{self._options.limit}"
+        limit = "" if math.isinf(self.options.limit) else f"/{self.options.limit}"
         return f"{len(self._leases)}{limit} in use, {len(self._idle)} idle, {len(self._waiters)} waiting"
 
     def stats(self) -> PoolStats:
         with self._lock:
             return PoolStats(
-                limit=self._options.max_connections or None,
+                limit=self.options.max_connections or None,
                 size=self._size,
                 idle=len(self._idle),
                 in_use=len(self._leases),
@@ -108,7 +81,7 @@ class Ledger:
     def configure(self, options: PoolOptions) -> Next:
         """Go by other *options*, with other connections. There may be room now for those who wait."""
         with self._lock:
-            self._options = options
+            self.options = options
             self._outdate()
             return Next(None, self._attempts_wanted())
 
@@ -121,7 +94,7 @@ class Ledger:
 
     def is_exhausted(self) -> bool:
         """Whether there are all connections that there may be, so that no other can be opened."""
-        return self._size - self._opening >= self._options.limit
+        return self._size - self._opening >= self.options.limit
 
     def oldest_lease(self) -> Lease | None:
         """The lease that has been out for longest."""
@@ -133,12 +106,7 @@ class Ledger:
     def take(self, place: Place, now: float) -> Lease | None:
         """A lease on the connection that was idle for the shortest time."""
         with self._lock:
-            if not self._idle:
-                return None
-            self._checkouts += 1
-            lease = Lease(self._idle.pop(), now, place)
-            self._leases.add(lease)
-            return lease
+            return self._lend(self._idle.pop(), place, now) if self._idle else None
 
     def enqueue(self, waiter: Waiter, place: Place, now: float, *, first: bool, spare: float) -> Next | None:
         """Put *waiter* in the queue, or give it what is idle. None: too many wait already.
@@ -150,7 +118,7 @@ class Ledger:
             if self._idle:
                 waiter.lease = self._lend(self._idle.pop(), place, now)
                 return Next(waiter, 0)
-            if not first and len(self._leases) + len(self._waiters) >= self._options.limit + spare:
+            if not first and len(self._leases) + len(self._waiters) >= self.options.limit + spare:
                 return None
             self._waiters[waiter] = place
             if first:
@@ -187,11 +155,7 @@ class Ledger:
             self._leases.remove(lease)
             pooled = lease.pooled
             pooled.fresh_until = now + pooled.probe_after
-            if self._waiters:
-                return self._offer(pooled, now)
-            pooled.idle_since = now
-            self._idle.append(pooled)
-            return None
+            return self._offer(pooled, now)
 
     def claim(self, lease: Lease) -> bool:
         """Whether the caller is the one who ends *lease*, which is for one only."""
@@ -220,18 +184,25 @@ class Ledger:
 
     # Connections that come and go.
 
+    def origin(self) -> Origin:
+        """What a connection attempt that begins now has to remember."""
+        with self._lock:
+            return Origin(self.epoch, self.generation, self._clearances)
+
     def opened(self, pooled: PooledConnection, now: float) -> tuple[bool, Next]:
         """A connection attempt has succeeded: *pooled* goes to whoever is first in the queue by now.
 
-        False: it comes too late, for a pool that has been closed or configured anew meanwhile, and is to be closed.
+        False: it is to be closed. It comes too late for a pool that has been closed or configured anew meanwhile, or
+        nobody waits for it and ``clear()`` would have taken it out.
         """
         with self._lock:
             self._opening -= 1
             self._created += 1
             self.last_error = None
-            current = pooled.epoch == self.epoch
-            waiter = self._offer(pooled, now) if current else None
-            return current, Next(waiter, self._attempts_wanted())
+            origin = pooled.origin
+            wanted = origin.epoch == self.epoch and (bool(self._waiters) or origin.clearances == self._clearances)
+            waiter = self._offer(pooled, now) if wanted else None
+            return wanted, Next(waiter, self._attempts_wanted())
 
     def failed(self, error: BaseException | None) -> Next:
         """A connection attempt has failed: whoever is first in the queue is told, unless it was only broken off."""
@@ -264,7 +235,7 @@ class Ledger:
 
     def _attempts_wanted(self) -> int:
         """How many connection attempts to begin. They are counted here, so the caller must begin them."""
-        options = self._options
+        options = self.options
         free = min(options.max_connecting - self._opening, options.limit - self._size)
         wanted = max(0, int(min(len(self._waiters) - self._opening, free)))
         self._opening += wanted
@@ -313,16 +284,16 @@ class Ledger:
         """Take out what is past its life, or has been idle for too long; but ``min_connections`` stay."""
         aged: list[PooledConnection] = []
         with self._lock:
-            while self._idle and self._size - len(aged) > self._options.min_connections:
+            while self._idle and self._size - len(aged) > self.options.min_connections:
                 longest = self._idle[0]
-                if now < longest.expires and now - longest.idle_since <= self._options.max_idle_seconds:
+                if now < longest.expires and now - longest.idle_since <= self.options.max_idle_seconds:
                     break
                 aged.append(self._idle.popleft())
         return aged
 
     def overdue(self, now: float) -> list[Lease]:
         """Leases that have been out for longer than ``leak_after``; each is named once."""
-        limit = self._options.leak_after
+        limit = self.options.leak_after
         if limit is None:
             return []
         with self._lock:
@@ -332,8 +303,9 @@ class Ledger:
         return overdue
 
     def clear(self) -> list[PooledConnection]:
-        """Take out all idle connections."""
+        """Take out all idle connections. What is being opened and has nobody who waits for it is none later."""
         with self._lock:
+            self._clearances += 1
             idle = list(self._idle)
             self._idle.clear()
         return idle
@@ -358,7 +330,7 @@ class Ledger:
             return self._outdated()
 
     def _outdated(self) -> int:
-        return sum(lease.pooled.epoch != self.epoch for lease in self._leases)
+        return sum(lease.pooled.origin.epoch != self.epoch for lease in self._leases)
 
     def evict(self, now: float, held_for: float) -> list[Lease]:
         """End, without asking their holders, the leases that have been out for *held_for* seconds."""

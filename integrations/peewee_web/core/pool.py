@@ -9,28 +9,27 @@ from __future__ import annotations
 
 import logging
 import math
-import random
 import threading
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any
 
 from . import fork
 from .checkout import RECLAIM_EVERY, Checkout
 from .drivers import IDLE, Driver, Status, driver_for
-from .lease import Lease, PooledConnection
-from .ledger import Ledger, Next, PoolStats
+from .lease import Lease, Origin, PooledConnection
+from .ledger import Ledger, Next
 from .options import PoolOptions
 from .places import Place, caller, described
-from .waiting import Waiter, calm
+from .stats import PoolStats
+from .waiting import Waiter, may_block_for
 from .watchdog import Watchdog, shut_down
 
 __all__ = ["Lease", "Pool", "PoolOptions", "PoolStats"]
 
 logger = logging.getLogger("peewee_web")
 
-# Up to this share of `max_lifetime` is taken off at random: connections opened together don't go together.
-_LIFETIME_JITTER = 0.05
 # Seconds between two looks at what has been idle, or out, for too long.
 _TEND_EVERY = 1.0
 
@@ -56,7 +55,6 @@ class Pool:
         clock: Callable[[], float] = time.monotonic,
         start: Callable[[Callable[[], None]], None] | None = None,
     ) -> None:
-        self.options = PoolOptions() if options is None else options
         self.reclaim = reclaim
         self.clock = clock
         self._open = open_connection
@@ -64,18 +62,20 @@ class Pool:
         self._inline = inline
         self._find_driver = find_driver
         self.start = _start_thread if start is None else start
-        self._begin()
+        self._begin(PoolOptions() if options is None else options)
         self._own = fork.mark()
         fork.tell_children(self)
 
-    def _begin(self) -> None:
+    def _begin(self, options: PoolOptions) -> None:
         self._tend_at = -math.inf
-        self._reset = self.options.reset
-        self._keeps = self.options.max_idle != 0
-        self.ledger = Ledger(self.options)
+        self.ledger = Ledger(options)
 
     def __repr__(self) -> str:
         return f"<Pool {self.ledger!r}>"
+
+    @property
+    def options(self) -> PoolOptions:
+        return self.ledger.options
 
     def stats(self) -> PoolStats:
         """The figures of this moment."""
@@ -84,12 +84,11 @@ class Pool:
 
     # Checkout.
 
-    def checkout(self, *, waiting: bool = True, within: float = math.inf) -> Lease:
+    def checkout(self) -> Lease:
         """A healthy connection, to be given to `checkin` exactly once.
 
-        Takes at most the pool's ``timeout``, or *within* seconds if that is less; unless *waiting*, it does not wait
-        for one that is in use. Raises `PoolTimeout`, `DatabaseUnavailable`, or what *open_connection* raises when the
-        server refuses this client.
+        Takes at most the pool's ``timeout``. Raises `PoolTimeout`, `DatabaseUnavailable`, or what *open_connection*
+        raises when the server refuses this client.
         """
         if not self._own[0]:
             self.notice_fork()
@@ -97,7 +96,7 @@ class Pool:
         lease = self.ledger.take(place, now)
         if lease is not None and self.is_fresh(lease.pooled, now):
             return lease
-        return Checkout(self, place, now, waiting, within).run(lease)
+        return Checkout(self, place, now).run(lease)
 
     async def checkout_async(self) -> Lease:
         """The same without blocking the event loop: it waits in the same queue, and probes in a thread of its own."""
@@ -107,7 +106,7 @@ class Pool:
         lease = self.ledger.take(place, now)
         if lease is not None and self.is_fresh(lease.pooled, now):
             return lease
-        return await Checkout(self, place, now, waiting=True, within=math.inf).run_async(lease)
+        return await Checkout(self, place, now).run_async(lease)
 
     def is_fresh(self, pooled: PooledConnection, now: float) -> bool:
         """Whether *pooled* may be used as it is, without a round trip."""
@@ -120,7 +119,7 @@ class Pool:
 
     def is_outdated(self, pooled: PooledConnection, now: float) -> bool:
         """Whether *pooled* is to be closed, however well it is."""
-        return pooled.epoch != self.ledger.epoch or now >= pooled.expires
+        return pooled.origin.epoch != self.ledger.epoch or now >= pooled.expires
 
     def enqueue(self, waiter: Waiter, place: Place, *, first: bool, spare: float) -> bool:
         """Put *waiter* in the queue, and open the connections that this asks for. False: too many wait already."""
@@ -138,41 +137,47 @@ class Pool:
         Does not raise; a second time does nothing. Rolling back and ``reset`` take at most the pool's ``timeout``, and
         a second where an event loop stands still meanwhile.
         """
-        pooled = lease.pooled
+        pooled, options = lease.pooled, self.ledger.options
         status = pooled.driver.status(pooled.connection)
         if lease.failed and status is IDLE:
             status = pooled.driver.status_after_error
         claimed = False
-        if status is not IDLE or lease.broken or self._reset is not None:
+        if status is not IDLE or lease.broken or options.reset is not None:
             self.notice_fork()
             claimed = self.ledger.claim(lease)
             if not claimed:
                 return IDLE
-            if not self._is_clean(lease, status):
+            if not self._is_clean(lease, status, options):
                 self.discard(lease)
                 return status
-        now = self.clock()
-        if now >= pooled.expires or pooled.epoch != self.ledger.epoch or not self._keeps:
-            if claimed or self.ledger.claim(lease):
-                self.discard(lease)
-            return status
-        waiter = self.ledger.give(lease, now, claimed)
-        if waiter is not None:
-            waiter.wake()
-        if now >= self._tend_at:
-            self.tend(now)
+        self.give(lease, claimed)
         return status
 
-    def _is_clean(self, lease: Lease, status: Status) -> bool:
+    def give(self, lease: Lease, claimed: bool = False) -> None:
+        """Have the connection of *lease*, which is clean, serve the next. *claimed*: `Ledger.claim` said yes."""
+        ledger, now = self.ledger, self.clock()
+        if self.is_outdated(lease.pooled, now):
+            if claimed or ledger.claim(lease):
+                self.discard(lease)
+            return
+        waiter = ledger.give(lease, now, claimed)
+        if waiter is not None:
+            waiter.wake()
+        elif ledger.options.max_idle == 0:
+            self.close_idle()
+        if now >= self._tend_at:
+            self.tend(now)
+
+    def _is_clean(self, lease: Lease, status: Status, options: PoolOptions) -> bool:
         """Make the connection, found in *status*, fit for its next user; False if it has to be closed instead."""
-        pooled, reset = lease.pooled, self._reset
+        pooled, reset = lease.pooled, options.reset
         driver, connection = pooled.driver, pooled.connection
         if status is Status.LOST:
             self.note_lost(lease)
         if lease.broken or status is Status.BUSY:
             return False
         try:
-            with Watchdog(pooled.socket(), min(self.options.connect_timeout, calm())):
+            with Watchdog(pooled.socket(), min(options.connect_timeout, may_block_for())):
                 if status is not IDLE:
                     driver.rollback(connection)
                 if isinstance(reset, str):
@@ -218,12 +223,12 @@ class Pool:
     def _attempt(self, inline: bool = False) -> None:
         """Open one connection for whoever is first in the queue when it is there."""
         ledger = self.ledger
-        epoch, generation = ledger.epoch, ledger.generation
+        origin = ledger.origin()
         fork.close_inherited()
         try:
             connection = self._open()
             now = self.clock()
-            pooled = self._pooled(connection, epoch, generation, now)
+            pooled = self._pooled(connection, origin, now)
         except BaseException as error:
             logger.debug("a connection attempt failed: %s", error)
             interrupted = inline and not isinstance(error, Exception)  # that is for this thread, not for a waiter
@@ -231,19 +236,18 @@ class Pool:
             if interrupted:
                 raise
         else:
-            current, next_ = ledger.opened(pooled, now)
+            wanted, next_ = ledger.opened(pooled, now)
             self._go_on(next_)
-            if not current:
+            if not wanted:
                 self._close_all((pooled,))
 
-    def _pooled(self, connection: Any, epoch: int, generation: int, now: float) -> PooledConnection:
-        options = self.options  # once: `configure` may put others in its place
-        expires = now + options.lifetime * (1 - _LIFETIME_JITTER * random.random())
-        pooled = PooledConnection(connection, self._find_driver(connection), expires, epoch, generation)
-        if options.probe_after is not None and pooled.driver.network:
-            pooled.probe_after = options.probe_after
-        pooled.fresh_until = now + pooled.probe_after
-        return pooled
+    def _pooled(self, connection: Any, origin: Origin, now: float) -> PooledConnection:
+        try:
+            return PooledConnection(connection, self._find_driver(connection), self.options, origin, now)
+        except BaseException:  # such as no memory for it, or no descriptor
+            with suppress(Exception):
+                self._close(connection)
+            raise
 
     def _close_all(self, connections: Iterable[PooledConnection], *, abruptly: bool = False) -> None:
         """Close *connections*, which nobody else can reach any more. *abruptly*: without a word to the server."""
@@ -273,7 +277,7 @@ class Pool:
         Unless *keep*, it is closed at its check-in.
         """
         now = self.clock()
-        pooled = self._pooled(connection, self.ledger.epoch, self.ledger.generation, now)
+        pooled = self._pooled(connection, self.ledger.origin(), now)
         if not keep:
             pooled.expires = -math.inf
         return self.ledger.admit(pooled, caller(), now)
@@ -282,9 +286,6 @@ class Pool:
 
     def configure(self, options: PoolOptions) -> None:
         """Go on with other *options*. Connections of before are closed, those in use when they come back."""
-        self.options = options
-        self._reset = options.reset
-        self._keeps = options.max_idle != 0
         self._go_on(self.ledger.configure(options))
         self.close_idle()
 
@@ -350,7 +351,7 @@ class Pool:
         """Start anew without closing anything."""
         self.notice_fork()
         with fork.lock:
-            self._begin()
+            self._begin(self.options)
 
     def notice_fork(self) -> None:
         """Start anew if this is a forked child: all connections are the parent's.
@@ -363,7 +364,7 @@ class Pool:
             if self._own[0]:
                 return
             idle, leases = self.ledger.everything()
-            self._begin()
+            self._begin(self.options)
             for pooled in idle:
                 fork.leave_to_parent(pooled, self._close, quiet=True)
             for lease in leases:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from peewee import OperationalError
 
 from .connections import ScopedConnections
-from .pool import PoolStats
+from .stats import PoolStats
 
 
 class Pooling(ScopedConnections):

@@ -67,7 +67,7 @@ class TaskWaiter:
 _LOOP_PATIENCE = 1.0
 
 
-def calm() -> float:
-    """Seconds for which the calling thread may be blocked: without limit, unless it runs an asyncio event loop."""
+def may_block_for() -> float:
+    """Seconds: no end of them, unless the calling thread runs an asyncio event loop."""
     # The one that returns None, documented for event loop authors: an exception costs as much as a checkout.
     return math.inf if asyncio._get_running_loop() is None else _LOOP_PATIENCE
