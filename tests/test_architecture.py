@@ -72,7 +72,7 @@ def own_imports(module: Path) -> set[str]:
 
 
 ADAPTERS = [module for module in MODULES if part_of(name_of(module)) not in ("", "core")]
-core = pytest.mark.parametrize("module", sorted((PACKAGE / "core").glob("*.py")), ids=lambda path: path.stem)
+core = pytest.mark.parametrize("module", sorted((PACKAGE / "core").rglob("*.py")), ids=name_of)
 
 
 @core

@@ -23,7 +23,7 @@ from typing import Any
 from greenlet import GreenletExit, greenlet
 
 # What is loaded anew, each after those that it imports.
-MODULES = ("lease", "waiting", "ledger", "checkout", "pool")
+MODULES = ("lease", "waiting", "ledger", "checkout", "resetting", "pool")
 # Statements after which an actor that has not waited yet must be in an endless loop.
 _ENDLESS = 5_000
 
@@ -366,6 +366,11 @@ def load(
     whenever its lock has been let go. Each of *mutations* is a module, a piece of its source and what to put in its
     place.
     """
+
+    def leave_to_parent(idle: list[Any], leases: list[Any], close: object) -> None:
+        for inherited in (*idle, *leases):
+            disown(inherited.connection)
+
     stand_ins = {
         "threading": types.SimpleNamespace(Lock=Lock, Event=Event, TIMEOUT_MAX=1e9, Thread=None),
         "Watchdog": Watchdog,
@@ -373,7 +378,7 @@ def load(
             lock=Lock(),
             mark=Mark,
             tell_children=lambda pool: None,
-            leave_to_parent=lambda pooled, close, quiet: disown(pooled.connection),
+            leave_to_parent=leave_to_parent,
             close_inherited=lambda: None,
         ),
     }

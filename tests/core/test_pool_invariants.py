@@ -656,7 +656,7 @@ FAULTS = {
     "who was served is not woken at check-in": (
         "pool",
         "        if waiter is not None:\n            waiter.wake()\n",
-        "",
+        "        if waiter is not None:\n            pass\n",
     ),
     "who was served is not woken after connecting": (
         "pool",
@@ -730,14 +730,14 @@ FAULTS = {
         "        if waiter.error is not None:",
     ),
     "a transaction is left open": (
-        "pool",
-        "                    driver.rollback(connection)\n",
-        "                    pass\n",
+        "resetting",
+        "                driver.rollback(connection)\n",
+        "                pass\n",
     ),
     "the session's state is left": (
-        "pool",
-        "                    driver.execute(connection, reset)\n",
-        "                    pass\n",
+        "resetting",
+        "                driver.execute(connection, reset)\n",
+        "                pass\n",
     ),
     "a probe has no bound": ("checkout", "Watchdog(pooled.socket(), seconds)", "Watchdog(pooled.socket(), math.inf)"),
     "a failed probe is passed": (
@@ -747,8 +747,8 @@ FAULTS = {
     ),
     "a reset that was interrupted keeps the lease": (
         "pool",
-        "        except BaseException:\n            self.discard(lease)\n            raise\n",
-        "",
+        "            self.discard(lease)\n            raise\n",
+        "            raise\n",
     ),
     "an interrupted close is not counted": (
         "pool",

@@ -52,4 +52,4 @@ def _decided(view: F, atomic: bool) -> F:
         decide()
         return view(*args, **kwargs)
 
-    return decided  # type: ignore[return-value]  # the same
+    return decided  # type: ignore[return-value]  # wraps() keeps the shape, which F can't express

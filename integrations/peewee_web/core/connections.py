@@ -16,17 +16,17 @@ from typing import TYPE_CHECKING, Any
 
 from peewee import Database, InterfaceError, OperationalError, SqliteDatabase
 
-from . import fork
+from . import fork, request_transaction
 from .drivers import Status
-from .errors import ScopeClosed, ScopeError
+from .errors import ScopeClosed
 from .faults import is_lost_connection
 from .options import PoolOptions
 from .physical import PhysicalConnections, in_peewees_terms
 from .places import caller, described
 from .pool import Pool
 from .scope import CurrentState, current_scope
-from .state import OPENED_BY_SCOPE, ConnectionState, Orphan, ScopedState, SharedState, thread_states
-from .transactions import ScopedSavepoint, warn_of_open_transaction, was_in_transaction
+from .state import ConnectionState, Orphan, ScopedState, SharedState, thread_states
+from .transactions import ScopedSavepoint, status_of, warn_of_open_transaction, was_in_transaction
 
 if TYPE_CHECKING:
     from .lease import Lease
@@ -150,7 +150,7 @@ class ScopedConnections(PhysicalConnections):
                     raise ScopeClosed
                 if state.closed:
                     self._establish(state)
-                    _keep_open(state)
+                    state.keep_open()
 
     def _execute_cursor(self, sql: str, params: Any, **options: Any) -> Any:
         state: ConnectionState = self._state.find()
@@ -204,7 +204,7 @@ class ScopedConnections(PhysicalConnections):
     def is_connection_lost(self) -> bool:
         """Whether the connection of the current scope is known to be gone. Asks nobody."""
         state: ConnectionState = self._state.find()
-        return state.lease is not None and (state.lease.broken or _status(state) is Status.LOST)
+        return state.lease is not None and (state.lease.broken or status_of(state) is Status.LOST)
 
     def pop_transaction(self) -> Any:
         if self._state.find().ended:  # rolled back with its scope: it must not seem to be committed now
@@ -231,7 +231,7 @@ class ScopedConnections(PhysicalConnections):
                     raise ScopeClosed
                 return
             state.hold(lease)
-            _keep_open(state)
+            state.keep_open()
         if self._has_first_use(state):
             await asyncio.to_thread(self._begin_use_later, state, lease)
 
@@ -246,7 +246,7 @@ class ScopedConnections(PhysicalConnections):
                 self._begin_use(state)
 
     def is_busy(self, state: ConnectionState) -> bool:
-        status = _status(state)
+        status = status_of(state)
         return status is Status.BUSY or was_in_transaction(status, state.transactions, state.transaction_place)
 
     def give_back(self, state: ConnectionState) -> None:
@@ -304,64 +304,7 @@ class ScopedConnections(PhysicalConnections):
             warn_of_open_transaction(place)
 
     def begin_request_transaction(self, state: ScopedState) -> None:
-        with state:
-            if not was_in_transaction(
-                _status(state), state.transactions, state.transaction_place
-            ):  # else it is the app's own, or was begun already
-                transaction = self.transaction()
-                transaction.__enter__()
-                state.request_transaction = transaction
-                _keep_open(state)  # no `with db:` block may close it under the transaction
+        request_transaction.begin(self, state)
 
     def finish_request_transaction(self, state: ScopedState, commit: bool) -> None:
-        """Commit or roll back the transaction that an atomic scope began, if it has not been ended already.
-
-        Raises what the commit raises, when it has been rolled back.
-        """
-        with state:
-            transaction, state.request_transaction = state.request_transaction, None
-            if transaction is None or transaction not in state.transactions:
-                return
-            place, left_open = state.transaction_place, state.transactions[-1] is not transaction
-            state.transactions.clear()
-            callbacks, state.commit_callbacks = state.commit_callbacks, []
-            if not commit:
-                self._roll_back(state)
-                return
-            try:
-                if left_open:
-                    raise ScopeError(
-                        "a transaction inside the request's own was left open, so the whole is rolled back "
-                        f"(the request's began at {described(place) if place else 'an unknown place'})"
-                    )
-                if _status(state) is Status.FAILED:
-                    raise ScopeError(
-                        "a statement of the request's transaction failed, and the app went on; PostgreSQL has undone "
-                        "the whole. Wrap what may fail in `with db.atomic():`"
-                    )
-                self.commit()
-            except BaseException:
-                self._roll_back(state)
-                raise
-        for callback in callbacks:  # after the turn: they may wait for others who use the connection
-            callback()
-
-    def _roll_back(self, state: ConnectionState) -> None:
-        with suppress(Exception):
-            self.rollback()
-            if not self.is_connection_lost():
-                return
-        self.discard(state)
-
-
-def _status(state: ConnectionState) -> Status:
-    """What the driver says of the connection of *state*. Without one there is nothing open."""
-    if state.lease is None:
-        return Status.IDLE if state.conn is None else Status.UNKNOWN
-    return state.lease.pooled.driver.status(state.conn)
-
-
-def _keep_open(state: ConnectionState) -> None:
-    """Let the scope be what keeps the connection, below any `with db:` block."""
-    if OPENED_BY_SCOPE not in state.ctx:
-        state.ctx.insert(0, OPENED_BY_SCOPE)
+        request_transaction.finish(self, state, commit)

@@ -74,11 +74,11 @@ class PooledPostgresqlDatabase(PooledDatabase, PostgresqlDatabase):  # type: ign
     """PostgreSQL through psycopg2, or through psycopg 3 where it is the only one or ``prefer_psycopg3=True``."""
 
 
-class PooledMySQLDatabase(PooledDatabase, MySQLDatabase):  # type: ignore[misc]  # the same
+class PooledMySQLDatabase(PooledDatabase, MySQLDatabase):  # type: ignore[misc]  # init()'s arguments
     """MySQL and MariaDB through PyMySQL or mysqlclient."""
 
 
-class PooledSqliteDatabase(PooledDatabase, SqliteDatabase):  # type: ignore[misc]  # the same
+class PooledSqliteDatabase(PooledDatabase, SqliteDatabase):  # type: ignore[misc]  # init()'s arguments
     """SQLite. ``:memory:`` is one database for all connections of the object."""
 
 

@@ -12,12 +12,12 @@ import os
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any, Protocol
 
 from .drivers import Status
-from .lease import PooledConnection
+from .lease import Lease, PooledConnection
 
 logger = logging.getLogger("peewee_web")
 
@@ -89,8 +89,20 @@ def _in_child() -> None:
 os.register_at_fork(after_in_child=_in_child)
 
 
-def leave_to_parent(pooled: PooledConnection, close: Callable[[Any], object], quiet: bool) -> None:
-    """Have no part any more in *pooled*, which is the parent's. *quiet*: nothing was under way on it at the fork."""
+def leave_to_parent(idle: Iterable[PooledConnection], leases: Iterable[Lease], close: Callable[[Any], object]) -> None:
+    """Have no part any more in what was *idle* at the fork, nor in what was out under *leases*: all is the parent's.
+
+    *close* is for what can be closed without a word to a server.
+    """
+    for pooled in idle:
+        _leave(pooled, close, quiet=True)
+    for lease in leases:
+        holder = None if lease.holder is None else lease.holder()
+        # Of a thread that is not here it can't be told what it was about.
+        _leave(lease.pooled, close, quiet=holder is not None and holder.lose_to_parent())
+
+
+def _leave(pooled: PooledConnection, close: Callable[[Any], object], quiet: bool) -> None:
     connection, fileno = pooled.connection, pooled.fileno
     if quiet and not pooled.driver.network:
         _close_before_the_next(pooled, close)

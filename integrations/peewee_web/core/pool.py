@@ -22,9 +22,10 @@ from .lease import Lease, Origin, PooledConnection
 from .ledger import Ledger, Next
 from .options import PoolOptions
 from .places import Place, caller, described
+from .resetting import clean
 from .stats import PoolStats
-from .waiting import Waiter, may_block_for
-from .watchdog import Watchdog, shut_down
+from .waiting import Waiter
+from .watchdog import shut_down
 
 __all__ = ["Lease", "Pool", "PoolOptions", "PoolStats"]
 
@@ -147,7 +148,9 @@ class Pool:
             claimed = self.ledger.claim(lease)
             if not claimed:
                 return IDLE
-            if not self._is_clean(lease, status, options):
+            if status is Status.LOST:
+                self.note_lost(lease)
+            if lease.broken or not self._clean(lease, status, options):
                 self.discard(lease)
                 return status
         self.give(lease, claimed)
@@ -168,29 +171,12 @@ class Pool:
         if now >= self._tend_at:
             self.tend(now)
 
-    def _is_clean(self, lease: Lease, status: Status, options: PoolOptions) -> bool:
-        """Make the connection, found in *status*, fit for its next user; False if it has to be closed instead."""
-        pooled, reset = lease.pooled, options.reset
-        driver, connection = pooled.driver, pooled.connection
-        if status is Status.LOST:
-            self.note_lost(lease)
-        if lease.broken or status is Status.BUSY:
-            return False
+    def _clean(self, lease: Lease, status: Status, options: PoolOptions) -> bool:
         try:
-            with Watchdog(pooled.socket(), min(options.connect_timeout, may_block_for())):
-                if status is not IDLE:
-                    driver.rollback(connection)
-                if isinstance(reset, str):
-                    driver.execute(connection, reset)
-                elif reset is not None:
-                    reset(connection)
-        except Exception:
-            logger.debug("resetting a connection failed, it is closed", exc_info=True)
-            return False
+            return clean(lease.pooled, status, options)
         except BaseException:
             self.discard(lease)
             raise
-        return driver.status(connection) in (IDLE, Status.UNKNOWN)
 
     def discard(self, lease: Lease) -> None:
         """End *lease* and close its connection. Does not raise; a second time does nothing."""
@@ -365,13 +351,7 @@ class Pool:
                 return
             idle, leases = self.ledger.everything()
             self._begin(self.options)
-            for pooled in idle:
-                fork.leave_to_parent(pooled, self._close, quiet=True)
-            for lease in leases:
-                holder = None if lease.holder is None else lease.holder()
-                # Of a thread that is not here it can't be told what it was about.
-                quiet = holder is not None and holder.lose_to_parent()
-                fork.leave_to_parent(lease.pooled, self._close, quiet)
+            fork.leave_to_parent(idle, leases, self._close)
             self._own[0] = 1  # last: whoever sees it goes on
 
 

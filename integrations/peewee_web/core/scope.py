@@ -300,7 +300,7 @@ class Scope:
             def stream(*args: Any, **kwargs: Any) -> Any:
                 return ScopedGenerator(function(*args, **kwargs), fresh())
 
-            return stream  # type: ignore[return-value]  # the same
+            return stream  # type: ignore[return-value]  # wraps() keeps the shape, which F can't express
         if inspect.iscoroutinefunction(function):
 
             @functools.wraps(function)
@@ -308,14 +308,14 @@ class Scope:
                 async with fresh():
                     return await function(*args, **kwargs)
 
-            return call_async  # type: ignore[return-value]  # the same
+            return call_async  # type: ignore[return-value]  # wraps() keeps the shape, which F can't express
 
         @functools.wraps(function)
         def call(*args: Any, **kwargs: Any) -> Any:
             with fresh():
                 return function(*args, **kwargs)
 
-        return call  # type: ignore[return-value]  # the same
+        return call  # type: ignore[return-value]  # wraps() keeps the shape, which F can't express
 
 
 def scope() -> Scope:

@@ -85,6 +85,11 @@ class ConnectionState:
             self.ctx, self.transactions, self.commit_callbacks = other.ctx, other.transactions, other.commit_callbacks
             other.reset()
 
+    def keep_open(self) -> None:
+        """Let the scope be what keeps the connection, below any `with db:` block."""
+        if OPENED_BY_SCOPE not in self.ctx:
+            self.ctx.insert(0, OPENED_BY_SCOPE)
+
     def lose_to_parent(self) -> bool:
         """As `lease.Holder`. The blocks that the child is in are still to be left."""
         blocks = [block if block is OPENED_BY_SCOPE else _PARENTS_BLOCK for block in self.ctx]

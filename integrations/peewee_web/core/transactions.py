@@ -11,6 +11,7 @@ from peewee import InterfaceError, OperationalError, _savepoint
 from . import fork
 from .drivers import Status
 from .places import Place, described
+from .state import ConnectionState
 
 logger = logging.getLogger("peewee_web")
 
@@ -35,6 +36,13 @@ class ScopedSavepoint(_savepoint):
         except (InterfaceError, OperationalError):
             if not self.db.is_connection_lost():
                 raise
+
+
+def status_of(state: ConnectionState) -> Status:
+    """What the driver says of the connection of *state*. Without one there is nothing open."""
+    if state.lease is None:
+        return Status.IDLE if state.conn is None else Status.UNKNOWN
+    return state.lease.pooled.driver.status(state.conn)
 
 
 def was_in_transaction(status: Status, transactions: Sequence[object], place: Place | None) -> bool:

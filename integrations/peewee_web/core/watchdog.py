@@ -9,11 +9,12 @@ import _socket
 import _thread
 import os
 import sys
+from abc import ABC, abstractmethod
 from contextlib import suppress
 from typing import Any
 
 
-class Alarm:
+class Alarm(ABC):
     """``with Alarm(seconds)`` calls `ring`, from a thread of its own, when the block is not done after *seconds*.
 
     One block only, in any thread. ``fired`` tells whether it rang. Where no thread can be started (the interpreter
@@ -61,9 +62,9 @@ class Alarm:
         if self._rung.acquire(True, seconds):
             self._rung.release()
 
+    @abstractmethod
     def ring(self) -> None:
         """What to do when time is up. ``over`` is a lock that is free as soon as the block has ended after all."""
-        raise NotImplementedError
 
 
 class Watchdog(Alarm):

@@ -87,10 +87,10 @@ class Peewee:
         if not databases.lazy or databases.exclude:
             app.before_request_funcs.setdefault(None, []).insert(0, registration.before_request)
         # As with wsgi_app: methods that Flask documents, replaced on this app by ours, which call them.
-        app.process_response = registration.process_response  # type: ignore[method-assign, assignment]  # see above
+        app.process_response = registration.process_response  # type: ignore[method-assign, assignment]  # Flask's docs: to be replaced
         app.register_error_handler(NoConnection, answer_unavailable)
-        app.handle_exception = registration.handle_exception  # type: ignore[method-assign]  # see above
-        app.do_teardown_appcontext = registration.do_teardown_appcontext  # type: ignore[method-assign, assignment]  # see above
+        app.handle_exception = registration.handle_exception  # type: ignore[method-assign]  # Flask's docs: to be replaced
+        app.do_teardown_appcontext = registration.do_teardown_appcontext  # type: ignore[method-assign, assignment]  # Flask's docs: to be replaced
         appcontext_pushed.connect(registration.appcontext_pushed, app)
 
     def _choose_database(self, app: Flask, database: Any) -> Any:
