@@ -8,7 +8,6 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import peewee
@@ -20,40 +19,12 @@ from peewee_web.core.faults import is_outage
 from tests.core import raw
 from tests.core.halting import HaltingWay
 from tests.core.working import PATIENCE, Working
-from tests.servers.child import ServerNotInstalled
 from tests.servers.ports import free_port
 from tests.servers.waiting import until
 
 TIMEOUT = 1.0
 # What libpq needs at least, and some time for a busy machine.
 LATEST = 2.0 + 2.0
-
-
-@pytest.fixture(scope="module")
-def servers() -> Iterator[dict[str, Any]]:
-    """A PostgreSQL and a MariaDB server with TLS, by the drivers that speak to them."""
-    with contextlib.ExitStack() as stack:
-        try:
-            postgres, mariadb = (
-                stack.enter_context(contextlib.closing(start())) for start in (raw.secure_postgres, raw.secure_mariadb)
-            )
-        except ServerNotInstalled as error:
-            pytest.skip(str(error))
-        yield {**dict.fromkeys(raw.POSTGRES, postgres), **dict.fromkeys(raw.MYSQL, mariadb)}
-
-
-@pytest.fixture(params=raw.DRIVERS)
-def driver(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    module = raw.module_of(request.param)
-    if request.param in ("pymysql", "MySQLdb"):
-        monkeypatch.setattr(peewee, "mysql", module)
-    return str(request.param)
-
-
-@pytest.fixture
-def server(servers: dict[str, Any], driver: str) -> Iterator[Any]:
-    yield servers[driver]
-    servers[driver].ensure_running()
 
 
 @pytest.fixture(params=["plain", "tls"])

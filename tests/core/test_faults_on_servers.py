@@ -16,38 +16,12 @@ from peewee_web.core.faults import is_lost_connection, is_outage
 from tests.core import raw
 from tests.core.working import Working
 from tests.servers.certificate import make_certificate
-from tests.servers.child import ServerNotInstalled
 from tests.servers.ports import free_port
 from tests.servers.postgres import PostgresServer, postgres_installations
 from tests.servers.proxy import TcpProxy
 from tests.servers.waiting import until
 
 LONG = {"postgresql": "SELECT pg_sleep(30)", "mysql": "SELECT SLEEP(30)"}
-
-
-@pytest.fixture(scope="module")
-def servers() -> Iterator[dict[str, Any]]:
-    """A PostgreSQL and a MariaDB server with TLS, by the drivers that speak to them."""
-    with contextlib.ExitStack() as stack:
-        try:
-            postgres, mariadb = (
-                stack.enter_context(contextlib.closing(start())) for start in (raw.secure_postgres, raw.secure_mariadb)
-            )
-        except ServerNotInstalled as error:
-            pytest.skip(str(error))
-        yield {**dict.fromkeys(raw.POSTGRES, postgres), **dict.fromkeys(raw.MYSQL, mariadb)}
-
-
-@pytest.fixture(params=raw.DRIVERS)
-def driver(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-@pytest.fixture
-def server(servers: dict[str, Any], driver: str) -> Iterator[Any]:
-    raw.module_of(driver)
-    yield servers[driver]
-    servers[driver].ensure_running()
 
 
 @pytest.fixture

@@ -12,34 +12,9 @@ import pytest
 from peewee_web.core.watchdog import Watchdog
 from tests.core import raw
 from tests.core.working import PATIENCE
-from tests.servers.child import ServerNotInstalled
 from tests.servers.proxy import TcpProxy
 
 SOON = 0.1  # seconds
-
-
-@pytest.fixture(scope="module")
-def servers() -> Iterator[dict[str, Any]]:
-    """A PostgreSQL and a MariaDB server with TLS, by the drivers that speak to them."""
-    with contextlib.ExitStack() as stack:
-        try:
-            postgres, mariadb = (
-                stack.enter_context(contextlib.closing(s())) for s in (raw.secure_postgres, raw.secure_mariadb)
-            )
-        except ServerNotInstalled as error:
-            pytest.skip(str(error))
-        yield {**dict.fromkeys(raw.POSTGRES, postgres), **dict.fromkeys(raw.MYSQL, mariadb)}
-
-
-@pytest.fixture(params=raw.DRIVERS)
-def driver(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-@pytest.fixture
-def server(servers: dict[str, Any], driver: str) -> Iterator[Any]:
-    yield servers[driver]
-    servers[driver].ensure_running()
 
 
 @pytest.fixture(params=["plain", "tls"])
