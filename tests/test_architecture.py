@@ -81,12 +81,12 @@ def test_the_core_imports_peewee_and_the_standard_library_only(module: Path) -> 
     assert own_imports(module) <= {"core"}
 
 
-POOL = ("pool", "ledger", "checkout", "lease", "waiting", "options", "drivers", "watchdog", "fork", "state")
+KIN = ("pool", "ledger", "stats", "checkout", "resetting", "lease", "waiting", "options", "watchdog", "fork", "state")
+POOL = [*(PACKAGE / "core" / f"{name}.py" for name in KIN), *(PACKAGE / "core" / "drivers").glob("*.py")]
 
 
-@pytest.mark.parametrize("name", POOL)
-def test_the_pool_and_its_kin_name_nothing_of_peewees(name: str) -> None:
-    module = PACKAGE / "core" / f"{name}.py"
+@pytest.mark.parametrize("module", POOL, ids=name_of)
+def test_the_pool_and_its_kin_name_nothing_of_peewees(module: Path) -> None:
     assert foreign_imports(module) == set()
     named = {node.id for node in ast.walk(ast.parse(module.read_text())) if isinstance(node, ast.Name)}
     assert not {name for name in named if "peewee" in name.lower()}

@@ -25,7 +25,7 @@ from tests.servers.waiting import until
 
 DRIVERS = ("psycopg3", "psycopg2", "pymysql")
 # Seconds for which nobody who needs no network is held up, on a machine that others use as well.
-A_MOMENT = 0.25
+A_MOMENT = 0.5
 
 
 @dataclass(frozen=True)
