@@ -175,7 +175,8 @@ class HeldAttempts:
 class Simulation:
     """A pool on a simulated server, by a simulated clock.
 
-    Connection attempts run where they are begun, unless *start* says otherwise. *more* goes to the `Pool`.
+    Connection attempts run where they are begun, unless *start* says otherwise; those that are put off, when the clock
+    is advanced with `pass_time`. *more* goes to the `Pool`.
     """
 
     def __init__(
@@ -188,15 +189,33 @@ class Simulation:
     ) -> None:
         self.clock = Clock()
         self.server = Server()
+        self.start = start
+        #: What was put off, and until when.
+        self.put_off: list[tuple[float, Callable[[], None]]] = []
         driver = SimulatedDriver(network)
         self.pool = Pool(
             self.server.connect,
             PoolOptions(**options),
             find_driver=lambda connection: driver,
             clock=self.clock,
-            start=start,
+            start=self._run,
             **(more or {}),
         )
+
+    def _run(self, work: Callable[[], None], delay: float) -> None:
+        if delay:
+            self.put_off.append((self.clock() + delay, work))
+        else:
+            self.start(work)
+
+    def pass_time(self, seconds: float) -> None:
+        """Have time pass, and do meanwhile what was put off until then."""
+        end = self.clock.now + seconds
+        while self.put_off and (earliest := min(self.put_off, key=lambda entry: entry[0]))[0] <= end:
+            self.put_off.remove(earliest)
+            self.clock.now = earliest[0]
+            self.start(earliest[1])
+        self.clock.now = end
 
     def __enter__(self) -> Simulation:
         return self

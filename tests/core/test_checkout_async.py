@@ -107,7 +107,7 @@ def test_a_coroutine_is_told_of_an_outage() -> None:
         with pytest.raises(DatabaseUnavailable):
             await sim.pool.checkout_async()
 
-    with Simulation(start=in_background) as sim:
+    with Simulation(start=in_background, timeout=None) as sim:
         sim.server.refusal = ConnectionRefusedError("nobody there")
         asyncio.run(work(sim))
 

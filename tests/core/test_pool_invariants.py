@@ -47,6 +47,7 @@ OPTIONS = st.fixed_dictionaries(
         "max_connecting": st.integers(1, 3),
         "reset": st.sampled_from([None, None, "DISCARD ALL"]),
         "leak_after": st.sampled_from([None, 3.0]),
+        "fail_fast_after": st.sampled_from([5.0, 1.0, 0.0, None]),
     }
 )
 
@@ -96,6 +97,8 @@ class Interleavings(RuleBasedStateMachine):
         self.clients: dict[Actor, float] = {}
         self.warming = 0
         self.reclaiming = 0
+        #: Connection attempts that wait for a while before they begin.
+        self.put_off = 0
         self.ended = False
         mutations = () if self.mutation is None else (self.mutation,)
         self.pool = load(self.books_are_right, self.disown, *mutations).Pool(
@@ -106,11 +109,20 @@ class Interleavings(RuleBasedStateMachine):
             inline=inline,
             find_driver=lambda connection: SimulatedDriver(network=not inline),
             clock=self.stage.clock,
-            start=lambda attempt: self.stage.spawn("attempt", attempt) and None,
+            start=self.start,
         )
         self.limits_changed()
 
     # What the actors do.
+
+    def start(self, work: Callable[[], None], delay: float) -> None:
+        def run() -> None:
+            self.put_off += 1
+            self.stage.wait(lambda: False, self.stage.now + delay)
+            self.put_off -= 1
+            work()
+
+        self.stage.spawn("attempt", run if delay else work)
 
     def act(self, name: str, work: Callable[[], object], how_far: Any) -> Actor:
         actor = self.stage.spawn(name, work)
@@ -378,7 +390,7 @@ class Interleavings(RuleBasedStateMachine):
         self.warming = 0
         self.queue.clear()
         self.opening_before = 0
-        self.reclaiming = 0
+        self.reclaiming = self.put_off = 0
         if hook:
             self.pool.notice_fork()
             self.returned.extend(inherited)
@@ -424,7 +436,8 @@ class Interleavings(RuleBasedStateMachine):
         assert not (waiters and idle), f"{len(waiters)} wait while {idle} are idle"
         # Nobody waits while there may be another connection, and none is being opened for him.
         limits = ledger.options
-        wanted = min(len(waiters) - opening, limits.max_connecting - opening, limits.limit - size)
+        at_once = limits.max_connecting if ledger.outage is None else 1
+        wanted = min(len(waiters) - opening, at_once - opening, limits.limit - size)
         assert wanted <= 0, f"{len(waiters)} wait, {opening} are being opened, {size} of {limits.limit} exist"
         # 4. Waiters leave in the order they came.
         assert all(waiter.lease is None and waiter.error is None for waiter in waiters), "served, and in the queue"
@@ -474,7 +487,7 @@ class Interleavings(RuleBasedStateMachine):
         )  # who has more than is known here
         assert others or lent <= held | talking, f"lent {lent}, held {held}, talking {talking}"
         # The size is what is idle, in use and being opened.
-        assert stats.size == len(idle) + len(lent) + server.opening
+        assert stats.size == len(idle) + len(lent) + server.opening + self.put_off
         assert (stats.idle, stats.in_use) == (len(idle), len(lent))
         assert (stats.created, stats.connect_errors) == (server.opened, server.failed)
         assert stats.closed == server.closed
@@ -660,13 +673,13 @@ FAULTS = {
     ),
     "who was served is not woken after connecting": (
         "pool",
-        "        if next_.waiter is not None:\n            next_.waiter.wake()\n",
+        "        for waiter in next_.waiters:\n            waiter.wake()\n",
         "",
     ),
     "a failed attempt keeps its place": (
         "ledger",
-        "            self._opening -= 1\n            self._size -= 1\n",
-        "            self._opening -= 1\n",
+        "        self._opening -= 1\n        self._size -= 1\n",
+        "        self._opening -= 1\n",
     ),
     "a closed connection keeps its place": ("ledger", "            self._size -= count\n", ""),
     "an attempt is begun for every waiter": (
@@ -681,18 +694,18 @@ FAULTS = {
     ),
     "as many attempts at once as there is room for": (
         "ledger",
-        "free = min(options.max_connecting - self._opening, options.limit - self._size)",
+        "free = min(at_once - self._opening, options.limit - self._size)",
         "free = options.limit - self._size",
     ),
     "nothing is opened in place of what was closed": (
         "ledger",
-        "                self._drained.set()\n            return Next(None, self._attempts_wanted())",
-        "                self._drained.set()\n            return Next(None, 0)",
+        "                self._drained.set()\n            return self._next(now)",
+        "                self._drained.set()\n            return Next((), 0, 0.0)",
     ),
     "nothing is opened for the next when an attempt has failed": (
         "ledger",
-        "                waiter.error = error\n            return Next(waiter, self._attempts_wanted())",
-        "                waiter.error = error\n            return Next(waiter, 0)",
+        "return self._next(now, self._tell(list(self._waiters)[:1], error))",
+        "return Next(self._tell(list(self._waiters)[:1], error), 0, 0.0)",
     ),
     "what comes back or was opened becomes idle though others wait": (
         "ledger",
@@ -706,6 +719,21 @@ FAULTS = {
         "            self._leases.discard(lease)\n            pooled",
     ),
     "two end one lease": ("ledger", "            lease.ending = True\n", ""),
+    "several attempts at once while the server is away": (
+        "ledger",
+        "at_once, delay = 1, max(",
+        "at_once, delay = options.max_connecting, max(",
+    ),
+    "nobody tries again while the server is away": (
+        "ledger",
+        "return self._next(now, self._tell([waiter for waiter in self._waiters if not waiter.patient], error))",
+        "return Next(self._tell([waiter for waiter in self._waiters if not waiter.patient], error), 0, 0.0)",
+    ),
+    "an attempt for nobody keeps its place": (
+        "ledger",
+        "            if not self._waiters:\n                self._call_off()\n",
+        "            if not self._waiters:\n",
+    ),
     "a connection is closed twice": (
         "pool",
         "        if self.ledger.strike(lease):\n            self._close_all((lease.pooled,)",
@@ -758,8 +786,8 @@ FAULTS = {
     "evicted leases stay": ("ledger", "            self._leases.difference_update(evicted)\n", ""),
     "a raised limit serves nobody": (
         "ledger",
-        "            self._outdate()\n            return Next(None, self._attempts_wanted())",
-        "            self._outdate()\n            return Next(None, 0)",
+        "            self._outdate()\n            return self._next(now)",
+        "            self._outdate()\n            return Next((), 0, 0.0)",
     ),
     "a child goes on with its parent's connections": (
         "pool",

@@ -11,13 +11,14 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from .errors import DatabaseUnavailable, NoConnection, PoolTimeout
-from .faults import is_outage
+from .faults import first_line, is_outage
 from .lease import Lease
 from .places import Place, described
 from .waiting import TaskWaiter, ThreadWaiter, Waiter, may_block_for
 from .watchdog import Watchdog
 
 if TYPE_CHECKING:
+    from .ledger import Refusal
     from .pool import Pool
 
 # The share of the time left that a probe may take: the rest is for opening another in place of a silent one.
@@ -34,7 +35,8 @@ class Checkout:
         self._place = place
         self._begun = now
         self._deadline = now + pool.options.patience
-        self._max_waiting = 0 if pool.options.timeout is None else pool.options.max_waiting
+        self._patient = pool.options.timeout is not None
+        self._max_waiting = pool.options.max_waiting if self._patient else 0
         self._on_loop = False
         #: Whether it has had its turn, and got a dead connection.
         self._was_first = False
@@ -44,7 +46,7 @@ class Checkout:
         if may_block_for() < math.inf:
             self._deadline = min(self._deadline, self._begun + may_block_for())
             # Whoever could end the wait of a loop's thread is a coroutine of the same loop.
-            self._on_loop, self._max_waiting = True, 0
+            self._on_loop, self._patient, self._max_waiting = True, False, 0
         while True:
             if lease is None:
                 lease = self._wait()
@@ -63,14 +65,14 @@ class Checkout:
     # The queue.
 
     def _wait(self) -> Lease:
-        waiter = ThreadWaiter()
+        waiter = ThreadWaiter(self._patient)
         with self._queueing(waiter):
             while (left := self._time_left()) > 0 and not waiter.sleep(min(left, RECLAIM_EVERY)):
                 self._look_around()
         return self._outcome(waiter)
 
     async def _wait_async(self) -> Lease:
-        waiter = TaskWaiter()
+        waiter = TaskWaiter(self._patient)
         with self._queueing(waiter):
             while (left := self._time_left()) > 0 and not await waiter.sleep(min(left, RECLAIM_EVERY)):
                 self._look_around()
@@ -82,12 +84,11 @@ class Checkout:
         self._look_around()
         spare = math.inf if self._max_waiting is None else self._max_waiting
         try:
-            if not pool.enqueue(waiter, self._place, first=self._was_first, spare=spare):
-                raise PoolTimeout(
-                    f"no connection is free, {self._why_at_once()} ({self._figures()})"
-                ) from pool.ledger.last_error
+            refusal = pool.enqueue(waiter, self._place, first=self._was_first, spare=spare)
+            if refusal is not None:
+                raise self._refused(refusal) from pool.ledger.last_error
             yield
-        except PoolTimeout:  # it was not let in
+        except NoConnection:  # it was not let in
             raise
         except BaseException:  # such as gevent's Timeout, or a cancelled coroutine
             pool.ledger.leave(waiter, pool.clock() - begun)
@@ -111,9 +112,25 @@ class Checkout:
         seconds = f"{pool.clock() - self._begun:.1f} s"
         if pool.ledger.is_exhausted():
             raise PoolTimeout(f"no connection became free in {seconds} ({self._figures()})") from pool.ledger.last_error
-        raise DatabaseUnavailable(
-            f"no connection could be opened in {seconds} ({self._figures()})"
-        ) from pool.ledger.last_error
+        raise self._unavailable(f"no connection could be opened in {seconds}") from pool.ledger.last_error
+
+    def _refused(self, refusal: Refusal) -> NoConnection:
+        if refusal.outage is not None:
+            return self._unavailable("no connection to the database")
+        return PoolTimeout(f"no connection is free, {self._why_at_once()} ({self._figures()})")
+
+    def _unavailable(self, what: str) -> DatabaseUnavailable:
+        outage = self._pool.ledger.outage
+        if outage is None or outage.error is None:
+            return DatabaseUnavailable(f"{what} ({self._figures()})")
+        now = self._pool.clock()
+        next_in = max(0.0, outage.next_attempt - now)
+        error = DatabaseUnavailable(
+            f"{what}: {first_line(outage.error)} (for {now - outage.since:.1f} s now, in which "
+            f"{_times(outage.attempts, 'attempt')} failed; the next may begin in {next_in:.1f} s)"
+        )
+        error.retry_after = next_in
+        return error
 
     # A connection that must not be used as it is.
 
@@ -183,8 +200,7 @@ class Checkout:
     def _explained(self, error: BaseException) -> BaseException:
         if isinstance(error, NoConnection) or not is_outage(error):
             return error
-        text = str(error).strip().partition("\n")[0] or type(error).__name__
-        unavailable = DatabaseUnavailable(f"no connection to the database: {text}")
+        unavailable = self._unavailable("no connection to the database")
         unavailable.__cause__ = error
         return unavailable
 
@@ -205,3 +221,7 @@ class Checkout:
             return figures
         age = self._pool.clock() - oldest.taken
         return f"{figures}; the oldest has been out {age:.1f} s, taken at {described(oldest.place)}"
+
+
+def _times(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"

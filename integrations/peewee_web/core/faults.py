@@ -181,6 +181,11 @@ def is_outage(error: BaseException) -> bool:
     return isinstance(error, OSError) and _network_outage(error, modules)
 
 
+def first_line(error: BaseException) -> str:
+    """What *error* says, for a line of a message: a driver's text may have several."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
 def _drivers_own(error: BaseException) -> BaseException:
     """What Peewee's exception was made from, or itself."""
     while isinstance(error, PeeweeException):

@@ -9,20 +9,33 @@ from __future__ import annotations
 import math
 import threading
 from collections import OrderedDict, deque
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from .lease import Lease, Origin, PooledConnection
 from .options import PoolOptions
+from .outage import Outage
 from .places import Place
 from .stats import PoolStats
 from .waiting import Waiter
 
 
 class Next(NamedTuple):
-    """What is to be done, outside the lock: whom to wake, and how many connection attempts to begin."""
+    """What is to be done, outside the lock."""
 
-    waiter: Waiter | None
+    waiters: Sequence[Waiter]
+    """Whom to wake."""
     attempts: int
+    """How many connection attempts to begin. They are counted already."""
+    delay: float
+    """Seconds to wait before them."""
+
+
+class Refusal(NamedTuple):
+    """Why a checkout may not wait."""
+
+    outage: Outage | None
+    """Because no connection can be opened; else because too many wait already."""
 
 
 class Ledger:
@@ -49,13 +62,17 @@ class Ledger:
         self._drained = threading.Event()
         #: What the latest connection attempt failed with, if it did.
         self.last_error: BaseException | None = None
+        self.outage: Outage | None = None
+        #: When a connection last came back from its user, fit for another.
+        self._last_given = -math.inf
         self._checkouts = self._waits = self._timeouts = self._created = self._closed = 0
         self._probes = self._probe_failures = self._lost = self._connect_errors = 0
         self._wait_seconds = 0.0
 
     def __repr__(self) -> str:
         limit = "" if math.isinf(self.options.limit) else f"/{self.options.limit}"
-        return f"{len(self._leases)}{limit} in use, {len(self._idle)} idle, {len(self._waiters)} waiting"
+        away = "" if self.outage is None else ", the server is away"
+        return f"{len(self._leases)}{limit} in use, {len(self._idle)} idle, {len(self._waiters)} waiting{away}"
 
     def stats(self) -> PoolStats:
         with self._lock:
@@ -78,12 +95,13 @@ class Ledger:
                 connect_errors=self._connect_errors,
             )
 
-    def configure(self, options: PoolOptions) -> Next:
+    def configure(self, options: PoolOptions, now: float) -> Next:
         """Go by other *options*, with other connections. There may be room now for those who wait."""
         with self._lock:
             self.options = options
+            self.outage = None  # what is to be reached may be another server
             self._outdate()
-            return Next(None, self._attempts_wanted())
+            return self._next(now)
 
     def has(self, lease: Lease) -> bool:
         return lease in self._leases
@@ -108,8 +126,8 @@ class Ledger:
         with self._lock:
             return self._lend(self._idle.pop(), place, now) if self._idle else None
 
-    def enqueue(self, waiter: Waiter, place: Place, now: float, *, first: bool, spare: float) -> Next | None:
-        """Put *waiter* in the queue, or give it what is idle. None: too many wait already.
+    def enqueue(self, waiter: Waiter, place: Place, now: float, *, first: bool, spare: float) -> Next | Refusal:
+        """Put *waiter* in the queue, or give it what is idle.
 
         *spare* is how many may wait for a connection that is in use, besides those that wait for one to be opened.
         Who comes *first* has had its turn before, and got nothing of use.
@@ -117,13 +135,24 @@ class Ledger:
         with self._lock:
             if self._idle:
                 waiter.lease = self._lend(self._idle.pop(), place, now)
-                return Next(waiter, 0)
+                return Next((waiter,), 0, 0.0)
             if not first and len(self._leases) + len(self._waiters) >= self.options.limit + spare:
-                return None
+                return Refusal(None)
+            if self.outage is not None and not self._has_prospects(waiter, self.outage, now):
+                return Refusal(self.outage)
             self._waiters[waiter] = place
             if first:
                 self._waiters.move_to_end(waiter, last=False)
-            return Next(None, self._attempts_wanted())
+            return self._next(now)
+
+    def _has_prospects(self, waiter: Waiter, outage: Outage, now: float) -> bool:
+        """Whether *waiter*, which comes amid *outage*, has reason to wait: for the server, or for one attempt."""
+        limit = self.options.fail_fast_after
+        if limit is not None and now - max(outage.since, self._last_given) >= limit:
+            # One caller makes the attempt that is due; the others need not wait for its result.
+            waiter.patient = False
+            return self._opening == 0 and now >= outage.next_attempt
+        return waiter.patient or now >= outage.next_attempt
 
     def leave(self, waiter: Waiter, waited: float) -> None:
         """Take *waiter* out of the queue, if it is still there. Its ``lease`` and ``error`` are final then."""
@@ -155,6 +184,7 @@ class Ledger:
             self._leases.remove(lease)
             pooled = lease.pooled
             pooled.fresh_until = now + pooled.probe_after
+            self._last_given = now
             return self._offer(pooled, now)
 
     def claim(self, lease: Lease) -> bool:
@@ -198,34 +228,66 @@ class Ledger:
         with self._lock:
             self._opening -= 1
             self._created += 1
-            self.last_error = None
+            self.last_error = self.outage = None
             origin = pooled.origin
             wanted = origin.epoch == self.epoch and (bool(self._waiters) or origin.clearances == self._clearances)
             waiter = self._offer(pooled, now) if wanted else None
-            return wanted, Next(waiter, self._attempts_wanted())
+            return wanted, self._next(now, () if waiter is None else (waiter,))
 
-    def failed(self, error: BaseException | None) -> Next:
-        """A connection attempt has failed: whoever is first in the queue is told, unless it was only broken off."""
+    def refused(self, error: BaseException, now: float) -> Next:
+        """A connection attempt has failed, and so would others: whoever is first in the queue is told."""
         with self._lock:
-            self._opening -= 1
-            self._size -= 1
-            waiter = None
-            if error is not None:
-                self._connect_errors += 1
-                self.last_error = error
-            if error is not None and self._waiters:
-                waiter, _ = self._waiters.popitem(last=False)
-                waiter.error = error
-            return Next(waiter, self._attempts_wanted())
+            self._note_failure(error)
+            self.outage = None
+            return self._next(now, self._tell(list(self._waiters)[:1], error))
 
-    def closed(self, count: int) -> Next:
+    def unreachable(self, error: BaseException, now: float) -> Next:
+        """A connection attempt has failed, and another may succeed later: who is not patient is told."""
+        with self._lock:
+            self._note_failure(error)
+            if self.outage is None:
+                self.outage = Outage(now)
+                self.generation += 1
+            self.outage.note_failure(error, now)
+            return self._next(now, self._tell([waiter for waiter in self._waiters if not waiter.patient], error))
+
+    def broken_off(self, now: float) -> Next:
+        """A connection attempt has ended for reasons of its caller."""
+        with self._lock:
+            self._call_off()
+            return self._next(now)
+
+    def _note_failure(self, error: BaseException) -> None:
+        self._call_off()
+        self._connect_errors += 1
+        self.last_error = error
+
+    def _tell(self, waiters: Sequence[Waiter], error: BaseException) -> Sequence[Waiter]:
+        for waiter in waiters:
+            del self._waiters[waiter]
+            waiter.error = error
+        return waiters
+
+    def is_attempt_wanted(self) -> bool:
+        """Whether an attempt that was put off is to begin. If not, it is no longer counted."""
+        with self._lock:
+            if not self._waiters:
+                self._call_off()
+                return False
+            return True
+
+    def _call_off(self) -> None:
+        self._opening -= 1
+        self._size -= 1
+
+    def closed(self, count: int, now: float) -> Next:
         """*count* connections have been closed."""
         with self._lock:
             self._size -= count
             self._closed += count
             if not self._drained.is_set() and not self._outdated():
                 self._drained.set()
-            return Next(None, self._attempts_wanted())
+            return self._next(now)
 
     def admit(self, pooled: PooledConnection, place: Place, now: float) -> Lease:
         """A lease on a connection that was opened elsewhere, and is in use there already."""
@@ -233,14 +295,17 @@ class Ledger:
             self._size += 1
             return self._lend(pooled, place, now)
 
-    def _attempts_wanted(self) -> int:
-        """How many connection attempts to begin. They are counted here, so the caller must begin them."""
-        options = self.options
-        free = min(options.max_connecting - self._opening, options.limit - self._size)
+    def _next(self, now: float, waiters: Sequence[Waiter] = ()) -> Next:
+        """Wake *waiters*, and begin the attempts that the others need: one at a time while the server is away."""
+        options, delay = self.options, 0.0
+        at_once = options.max_connecting
+        if self.outage is not None:
+            at_once, delay = 1, max(0.0, self.outage.next_attempt - now)
+        free = min(at_once - self._opening, options.limit - self._size)
         wanted = max(0, int(min(len(self._waiters) - self._opening, free)))
         self._opening += wanted
         self._size += wanted
-        return wanted
+        return Next(waiters, wanted, delay)
 
     # Connections that are found lost.
 

@@ -27,6 +27,8 @@ class PoolOptions:
     - ``min_connections`` (0): what ``warm()`` opens.
     - ``probe_after`` (15): a connection idle for longer costs one round trip before its next use.
     - ``max_connecting`` (2): attempts under way at once, so that a server that comes back is not stampeded.
+    - ``fail_fast_after`` (5): once the server could not be reached for so long, a checkout is refused at once instead
+      of waiting for it to come back. ``None``: never.
     - ``reset``: a statement such as ``"DISCARD ALL"``, or a function of the connection, run at every check-in.
     - ``leak_after``: a connection held for longer is reported, with the line that took it.
     - ``keepalive``: seconds of silence after which the kernel asks whether the peer is still there.
@@ -42,6 +44,7 @@ class PoolOptions:
     min_connections: int = 0
     probe_after: float | None = 15.0
     max_connecting: int = 2
+    fail_fast_after: float | None = 5.0
     reset: str | Callable[[Any], object] | None = None
     leak_after: float | None = None
     keepalive: float | None = None

@@ -18,8 +18,9 @@ from typing import Any
 from . import fork
 from .checkout import RECLAIM_EVERY, Checkout
 from .drivers import IDLE, Driver, Status, driver_for
+from .faults import first_line, is_outage
 from .lease import Lease, Origin, PooledConnection
-from .ledger import Ledger, Next
+from .ledger import Ledger, Next, Refusal
 from .options import PoolOptions
 from .places import Place, caller, described
 from .resetting import clean
@@ -41,7 +42,8 @@ class Pool:
     *close_connection* closes one for good. *reclaim* is called, outside the lock, by whoever has to wait: it may check
     in leases whose holders are gone. *inline* makes a checkout open its connection itself, where that takes no network,
     instead of in a thread. *options* are explained in `PoolOptions`. The rest is for tests: *find_driver* gives the
-    `Driver` of a connection, *clock* the monotonic seconds, *start* runs something in the background.
+    `Driver` of a connection, *clock* the monotonic seconds, *start* runs something in the background, after so many
+    seconds.
     """
 
     def __init__(
@@ -54,7 +56,7 @@ class Pool:
         inline: bool = False,
         find_driver: Callable[[Any], Driver] = driver_for,
         clock: Callable[[], float] = time.monotonic,
-        start: Callable[[Callable[[], None]], None] | None = None,
+        start: Callable[[Callable[[], None], float], None] | None = None,
     ) -> None:
         self.reclaim = reclaim
         self.clock = clock
@@ -62,7 +64,7 @@ class Pool:
         self._close = close_connection
         self._inline = inline
         self._find_driver = find_driver
-        self.start = _start_thread if start is None else start
+        self._start = _start_thread if start is None else start
         self._begin(PoolOptions() if options is None else options)
         self._own = fork.mark()
         fork.tell_children(self)
@@ -122,13 +124,13 @@ class Pool:
         """Whether *pooled* is to be closed, however well it is."""
         return pooled.origin.epoch != self.ledger.epoch or now >= pooled.expires
 
-    def enqueue(self, waiter: Waiter, place: Place, *, first: bool, spare: float) -> bool:
-        """Put *waiter* in the queue, and open the connections that this asks for. False: too many wait already."""
+    def enqueue(self, waiter: Waiter, place: Place, *, first: bool, spare: float) -> Refusal | None:
+        """Put *waiter* in the queue, and open the connections that this asks for; unless it is refused."""
         next_ = self.ledger.enqueue(waiter, place, self.clock(), first=first, spare=spare)
-        if next_ is None:
-            return False
+        if isinstance(next_, Refusal):
+            return next_
         self._go_on(next_, inline=self._inline)
-        return True
+        return None
 
     # Check-in.
 
@@ -198,13 +200,23 @@ class Pool:
     # Opening and closing.
 
     def _go_on(self, next_: Next, inline: bool = False) -> None:
-        if next_.waiter is not None:
-            next_.waiter.wake()
+        for waiter in next_.waiters:
+            waiter.wake()
         for _ in range(next_.attempts):
-            if inline:
+            if next_.delay:
+                self._start(self._attempt_later, next_.delay)
+            elif inline:
                 self._attempt(inline=True)
             else:
-                self.start(self._attempt)
+                self._start(self._attempt, 0.0)
+
+    def start(self, work: Callable[[], None]) -> None:
+        """Run *work* in the background."""
+        self._start(work, 0.0)
+
+    def _attempt_later(self) -> None:
+        if self.ledger.is_attempt_wanted():
+            self._attempt()
 
     def _attempt(self, inline: bool = False) -> None:
         """Open one connection for whoever is first in the queue when it is there."""
@@ -216,16 +228,27 @@ class Pool:
             now = self.clock()
             pooled = self._pooled(connection, origin, now)
         except BaseException as error:
-            logger.debug("a connection attempt failed: %s", error)
-            interrupted = inline and not isinstance(error, Exception)  # that is for this thread, not for a waiter
-            self._go_on(ledger.failed(None if interrupted else error))
-            if interrupted:
+            if inline and not isinstance(error, Exception):  # that is for this thread, not for a waiter
+                self._go_on(ledger.broken_off(self.clock()))
                 raise
+            self._note_failure(ledger, error)
         else:
+            outage = ledger.outage
             wanted, next_ = ledger.opened(pooled, now)
             self._go_on(next_)
+            if outage is not None:
+                logger.warning("the database is back after %.1f s", now - outage.since)
             if not wanted:
                 self._close_all((pooled,))
+
+    def _note_failure(self, ledger: Ledger, error: BaseException) -> None:
+        if not is_outage(error):
+            self._go_on(ledger.refused(error, self.clock()))
+            return
+        known = ledger.outage is not None
+        self._go_on(ledger.unreachable(error, self.clock()))
+        log = logger.debug if known else logger.warning
+        log("no connection to the database (%s); trying again until it is back", first_line(error))
 
     def _pooled(self, connection: Any, origin: Origin, now: float) -> PooledConnection:
         try:
@@ -249,7 +272,7 @@ class Pool:
             except BaseException as error:  # such as gevent's Timeout: the others are still to be closed, and counted
                 interruption = error
         if count:
-            self._go_on(self.ledger.closed(count))
+            self._go_on(self.ledger.closed(count, self.clock()))
         if interruption is not None:
             raise interruption
 
@@ -272,7 +295,7 @@ class Pool:
 
     def configure(self, options: PoolOptions) -> None:
         """Go on with other *options*. Connections of before are closed, those in use when they come back."""
-        self._go_on(self.ledger.configure(options))
+        self._go_on(self.ledger.configure(options, self.clock()))
         self.close_idle()
 
     def tend(self, now: float) -> None:
@@ -355,8 +378,13 @@ class Pool:
             self._own[0] = 1  # last: whoever sees it goes on
 
 
-def _start_thread(work: Callable[[], None]) -> None:
-    try:
-        threading.Thread(target=work, name="peewee_web-connect", daemon=True).start()
-    except RuntimeError:  # no thread can be started any more: the interpreter is shutting down
+def _start_thread(work: Callable[[], None], delay: float) -> None:
+    def run() -> None:
+        time.sleep(delay)
         work()
+
+    try:
+        threading.Thread(target=run if delay else work, name="peewee_web-connect", daemon=True).start()
+    except RuntimeError:  # no thread can be started any more: the interpreter is shutting down
+        if not delay:  # else there is no time left to wait for a server
+            work()

@@ -17,6 +17,8 @@ class Waiter(Protocol):
 
     lease: Lease | None
     error: BaseException | None
+    patient: bool
+    """Whether it waits on when a connection attempt has failed, for the server to come back."""
 
     def wake(self) -> None:
         """Called outside the pool's lock. Never raises: who no longer waits looks at ``lease`` when he leaves."""
@@ -25,9 +27,10 @@ class Waiter(Protocol):
 class ThreadWaiter:
     """Parks the calling thread, or greenlet: the lock is made while gevent's patches are in force, if they are."""
 
-    __slots__ = ("_parked", "error", "lease")
+    __slots__ = ("_parked", "error", "lease", "patient")
 
-    def __init__(self) -> None:
+    def __init__(self, patient: bool = True) -> None:
+        self.patient = patient
         self.lease: Lease | None = None
         self.error: BaseException | None = None
         self._parked = threading.Lock()
@@ -44,9 +47,10 @@ class ThreadWaiter:
 class TaskWaiter:
     """Suspends the calling coroutine. Woken from any thread."""
 
-    __slots__ = ("_loop", "_woken", "error", "lease")
+    __slots__ = ("_loop", "_woken", "error", "lease", "patient")
 
-    def __init__(self) -> None:
+    def __init__(self, patient: bool = True) -> None:
+        self.patient = patient
         self.lease: Lease | None = None
         self.error: BaseException | None = None
         self._loop = asyncio.get_running_loop()
