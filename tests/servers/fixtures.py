@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from tests.servers.child import ServerNotInstalled, ServerProcess
 from tests.servers.mariadb import MariaDBServer
+from tests.servers.pgbouncer import PgBouncerServer
 from tests.servers.postgres import PostgresServer
 from tests.servers.proxy import TcpProxy
 
@@ -48,3 +50,18 @@ def proxy(postgres: PostgresServer) -> Iterator[TcpProxy]:
     """A proxy in front of the PostgreSQL server."""
     with TcpProxy(postgres.host, postgres.port) as proxy:
         yield proxy
+
+
+@pytest.fixture
+def pgbouncer(postgres: PostgresServer) -> Iterator[Callable[..., PgBouncerServer]]:
+    """Starts a PgBouncer in front of the PostgreSQL server, with the arguments of the class; it ends with the test."""
+    with contextlib.ExitStack() as stack:
+
+        def start(**arguments: object) -> PgBouncerServer:
+            try:
+                server = PgBouncerServer(arguments.pop("backend", postgres), **arguments)
+            except ServerNotInstalled as error:
+                pytest.skip(str(error))
+            return stack.enter_context(server)
+
+        yield start
