@@ -59,8 +59,9 @@ def settings_of(options: argparse.Namespace) -> Settings:
     return Settings(**{**quick, **given})
 
 
-def main(arguments: list[str] | None = None, results: Path = RESULTS) -> None:
+def main(arguments: list[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
+    results = options.results
     settings, plan = settings_of(options), cases(options)
     begun = time.monotonic()
     runs: list[Run] = []
@@ -106,6 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--threads", type=int, help=f"of each app's server; default: {Settings.threads}")
     parser.add_argument("--calm", type=float, help="seconds before the fault")
     parser.add_argument("--after", type=float, help="seconds after the fault")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="where to write; default: benchmarks/results")
     parser.add_argument("--quick", action="store_true", help="one app, one database, five faults; under 3 minutes")
     return parser
 

@@ -18,6 +18,8 @@ NO_ANSWER = 0
 """The status of a request whose connection broke, or whose client lost patience."""
 OUTCOMES = ("answered", "503", "other error", "no answer")
 
+_NOTICED = 0.4
+
 
 class Answer(NamedTuple):
     """One request. *page* is a page without a query; *key* is the unique id that a write carries."""
@@ -64,6 +66,11 @@ class Course:
     begin: float = math.inf
     end: float = math.inf
     strikes: list[Strike] = field(default_factory=list)
+
+    @property
+    def noticed(self) -> float:
+        """When an app under load has met the fault: once whatever was struck is gone, and a request has been there."""
+        return (self.strikes[0].end if self.strikes else self.begin) + _NOTICED
 
     def during(self, answer: Answer) -> bool:
         return self.begin <= answer.due < self.end
@@ -122,7 +129,7 @@ def account(answers: Sequence[Answer], course: Course, table: Table, give_up_aft
     failed = [answer for answer in asked if not answer.succeeded]
     writes = [answer for answer in failed if answer.kind == WRITE]
     in_flight = [answer for answer in writes if course.in_flight(answer)]
-    given_up = [answer for answer in failed if course.begin + give_up_after <= answer.due < course.end]
+    given_up = [answer for answer in failed if course.noticed + give_up_after <= answer.due < course.end]
     figures = Figures(
         requests=len(seen),
         reads_failed=by_status(answer for answer in failed if answer.kind == READ),

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
@@ -16,6 +18,7 @@ from tests.servers import processes
 from tests.servers.ports import free_port
 
 _ROOT = Path(__file__).parents[1]
+_ENDS = re.compile(r"^(?:\w+\.)*\w+(?:Error|Exceeded|Exception|Timeout|Unavailable|Closed)\b.*", re.MULTILINE)
 
 
 class AppDidNotStart(RuntimeError):
@@ -63,9 +66,14 @@ class App:
                 raise AppDidNotStart(f"the app did not start:\n{self.written()}")
             time.sleep(0.05)
 
-    def written(self, characters: int = 3000) -> str:
-        """The end of what the app and its server wrote."""
-        return self._log.read_text(errors="replace")[-characters:]
+    def written(self, characters: int | None = 3000) -> str:
+        """The end of what the app and its server wrote; ``None``: all."""
+        return self._log.read_text(errors="replace")[-characters if characters else 0 :]
+
+    def errors(self, most: int = 12) -> dict[str, int]:
+        """What the app's tracebacks end with, and how often."""
+        counts = Counter(re.sub(r"\d+(\.\d+)?", "#", end)[:200] for end in _ENDS.findall(self.written(None)))
+        return dict(counts.most_common(most))
 
     def worker(self) -> int:
         """The pid of the process that serves."""

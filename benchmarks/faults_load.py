@@ -32,7 +32,7 @@ class Load:
     port: int
     rate: float = 200.0
     writes: float = 0.3
-    pages: float = 20.0
+    pages: float = 50.0
     patience: float = 12.0
     """Seconds after which a client gives up: twice what any answer may take."""
     seed: int = 4
