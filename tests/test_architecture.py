@@ -34,9 +34,10 @@ TYPES = {"_typeshed", "typing_extensions"}
 PUBLIC = {
     *("connect", "scope", "Scope", "Databases", "ScopedDatabase"),
     *("PooledDatabase", "PooledPostgresqlDatabase", "PooledMySQLDatabase", "PooledSqliteDatabase"),
+    *("retry", "RetryOperationalError"),
     *("PoolStats", "NoConnection", "PoolTimeout", "DatabaseUnavailable", "ScopeClosed"),
 }
-LATER = {"ReplicatedDatabase", "using", "retry", "check", "RetryOperationalError"}
+LATER = {"ReplicatedDatabase", "using", "check"}
 
 
 def name_of(module: Path) -> str:

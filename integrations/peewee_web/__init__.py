@@ -5,10 +5,12 @@ from .core.databases import (
     PooledMySQLDatabase,
     PooledPostgresqlDatabase,
     PooledSqliteDatabase,
+    RetryOperationalError,
     connect,
 )
 from .core.errors import DatabaseUnavailable, NoConnection, PoolTimeout, ScopeClosed
 from .core.registry import Databases
+from .core.retry import retry
 from .core.scope import Scope, scope
 from .core.scoped import ScopedDatabase
 from .core.stats import PoolStats
@@ -23,9 +25,11 @@ __all__ = [
     "PooledMySQLDatabase",
     "PooledPostgresqlDatabase",
     "PooledSqliteDatabase",
+    "RetryOperationalError",
     "Scope",
     "ScopeClosed",
     "ScopedDatabase",
     "connect",
+    "retry",
     "scope",
 ]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from peewee_web import DatabaseUnavailable, PoolTimeout
-from peewee_web.core import outage
+from peewee_web.core import backoff
 from tests.core.simulated import HeldAttempts, Simulation, in_background
 from tests.core.working import Working
 from tests.servers.waiting import until
@@ -19,7 +19,7 @@ AWAY = ConnectionRefusedError("nobody there")
 
 @pytest.fixture(autouse=True)
 def longest_delays(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outage.random, "uniform", lambda _, longest: longest)
+    monkeypatch.setattr(backoff.random, "uniform", lambda _, longest: longest)
 
 
 def goes_away(sim: Simulation) -> None:
@@ -183,7 +183,7 @@ def test_the_pauses_between_attempts_double_up_to_three_quarters_of_a_second() -
 
 def test_the_pauses_are_random(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[tuple[float, float]] = []
-    monkeypatch.setattr(outage.random, "uniform", lambda *bounds: drawn.append(bounds) or 0.01)
+    monkeypatch.setattr(backoff.random, "uniform", lambda *bounds: drawn.append(bounds) or 0.01)
     with Simulation() as sim:
         goes_away(sim)
         sim.waiting()

@@ -15,7 +15,6 @@ from .faults import first_line, is_outage
 from .lease import Lease
 from .places import Place, described
 from .waiting import TaskWaiter, ThreadWaiter, Waiter, may_block_for
-from .watchdog import Watchdog
 
 if TYPE_CHECKING:
     from .ledger import Refusal
@@ -148,21 +147,7 @@ class Checkout:
         return True
 
     def _probe(self, lease: Lease) -> bool:
-        pool, pooled = self._pool, lease.pooled
-        generation = pool.ledger.generation  # it may be raised meanwhile, and then this probe has come too early
-        seconds = min(self._time_left() * _PROBE_SHARE, pool.options.connect_timeout)
-        watchdog = Watchdog(pooled.socket(), seconds)
-        try:
-            with watchdog:
-                pooled.driver.probe(pooled.connection)
-        except Exception:
-            pool.note_failed_probe(lease, silent=watchdog.fired)
-            return False
-        except BaseException:
-            pool.discard(lease)
-            raise
-        pool.ledger.note_passed_probe(lease, generation)
-        return True
+        return self._pool.probe(lease, self._time_left() * _PROBE_SHARE)
 
     async def _probe_async(self, lease: Lease) -> bool:
         """In a thread, which can't be cancelled with the coroutine: whoever is last checks the lease in.

@@ -19,14 +19,13 @@ from peewee import Database, InterfaceError, OperationalError, SqliteDatabase
 from . import fork, request_transaction
 from .drivers import Status
 from .errors import ScopeClosed
-from .faults import is_lost_connection
 from .options import PoolOptions
 from .physical import PhysicalConnections, in_peewees_terms
-from .places import caller, described
+from .places import described
 from .pool import Pool
 from .scope import CurrentState, current_scope
 from .state import ConnectionState, Orphan, ScopedState, SharedState, thread_states
-from .transactions import ScopedSavepoint, status_of, warn_of_open_transaction, was_in_transaction
+from .transactions import status_of, warn_of_open_transaction, was_in_transaction
 
 if TYPE_CHECKING:
     from .lease import Lease
@@ -102,6 +101,8 @@ class ScopedConnections(PhysicalConnections):
     def _begin_use(self, state: ConnectionState) -> None:
         try:
             self._initialize_connection(state.conn)
+            if state.lease is not None:
+                state.lease.bound = False  # what is set here, each connection has
             if isinstance(state, ScopedState) and self._is_atomic(state):
                 self.begin_request_transaction(state)
         except BaseException:
@@ -138,12 +139,19 @@ class ScopedConnections(PhysicalConnections):
         return super().connection()
 
     def ensure_open(self) -> None:
-        """Within a scope connecting is the scope's business, also with ``autoconnect=False``; outside, do nothing."""
+        """Have a connection that is worth a statement. One that is lost is replaced, outside a transaction.
+
+        Within a scope connecting is the scope's business, also with ``autoconnect=False``; outside it is Peewee's.
+        """
         if threading.local is not self._local:
             self._follow_patch()
         state: ConnectionState = self._state.find()
         if not state.closed:
             self.pool.notice_fork()  # else a child that Python was not told of would go on with its parent's
+            lease = state.lease
+            if lease is not None and (lease.broken or lease.pooled.has_news()):
+                with state:
+                    self._renew(state)
         if state.closed and state.scoped:
             with state:
                 if state.ended:
@@ -152,54 +160,19 @@ class ScopedConnections(PhysicalConnections):
                     self._establish(state)
                     state.keep_open()
 
-    def _execute_cursor(self, sql: str, params: Any, **options: Any) -> Any:
-        state: ConnectionState = self._state.find()
-        with state:
-            try:
-                return super()._execute_cursor(sql, params, **options)
-            except Exception as error:
-                self._note(error, state)
-                raise
-
-    def _note(self, error: Exception, state: ConnectionState) -> None:
-        if state.lease is not None:
-            state.lease.failed = True
-            if is_lost_connection(error):
-                self.pool.note_lost(state.lease)
-
-    def begin(self, *args: Any, **options: Any) -> None:
-        state: ConnectionState = self._state.find()
-        with state:
-            super().begin(*args, **options)
-            state.transaction_place = caller()
-
-    def commit(self) -> None:
-        state: ConnectionState = self._state.find()
-        with state:
-            try:
-                super().commit()
-            except Exception as error:
-                self._note(error, state)
-                raise
-            state.transaction_place = None
-
-    def rollback(self) -> None:
-        """As Peewee's, but without an error where the connection is lost: then the server rolls back by itself.
-
-        (An error here would hide the first one, which says what happened.)
-        """
-        state: ConnectionState = self._state.find()
-        with state:
-            try:
-                super().rollback()
-            except (InterfaceError, OperationalError) as error:
-                self._note(error, state)
-                if not self.is_connection_lost():
-                    raise
-            state.transaction_place = None
-
-    def savepoint(self) -> Any:
-        return ScopedSavepoint(self)
+    def _renew(self, state: ConnectionState) -> None:
+        """Take another connection in place of one that is lost, with which nothing is lost any more."""
+        lease = state.lease
+        if lease is None or state.is_in_transaction():
+            return
+        # News may be a half-read result as well. And a session that statements rely on is not replaced in silence.
+        if not lease.broken and (lease.bound or status_of(state) is not Status.IDLE or self.pool.is_alive(lease)):
+            return
+        state.part()
+        self.pool.discard(lease)
+        self._require_init()
+        state.hold(self.pool.checkout())
+        self._begin_use(state)
 
     def is_connection_lost(self) -> bool:
         """Whether the connection of the current scope is known to be gone. Asks nobody."""

@@ -19,14 +19,16 @@ from . import sqlite
 from .adopt import adopt
 from .options import PoolOptions
 from .pooled import Pooling
+from .retry import NEVER, READS_ONCE, StatementRetry
 
 
 class PooledDatabase(Pooling):
     """Mixin over any Peewee ``Database``: a bounded pool whose connections belong to scopes. Thread-safe.
 
     Takes the place of ``playhouse.pool.PooledDatabase``: the same arguments and methods. ``stale_timeout`` is
-    ``max_lifetime``; all other options of the pool are explained in `PoolOptions`. Raises `ValueError` for options
-    that make no sense.
+    ``max_lifetime``; all other options of the pool are explained in `PoolOptions`. ``retry_reads=False`` does without
+    the second run of a read, outside a transaction, whose connection was lost. Raises `ValueError` for options that
+    make no sense.
     """
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -46,6 +48,9 @@ class PooledDatabase(Pooling):
         **options: Any,
     ) -> None:
         pooling = _take_pooling(options, max_connections=max_connections, max_lifetime=stale_timeout, timeout=timeout)
+        retry_reads = options.pop("retry_reads", None)
+        if retry_reads is not None:
+            self.statement_retry = READS_ONCE if retry_reads else NEVER
         super().__init__(database, **options)
         self.join_scopes(PoolOptions(**pooling))
 
@@ -80,6 +85,17 @@ class PooledMySQLDatabase(PooledDatabase, MySQLDatabase):  # type: ignore[misc] 
 
 class PooledSqliteDatabase(PooledDatabase, SqliteDatabase):  # type: ignore[misc]  # init()'s arguments
     """SQLite. ``:memory:`` is one database for all connections of the object."""
+
+
+class RetryOperationalError(PooledDatabase):
+    """Mixin: statements outside transactions are run again as in ``db.retry_db_errors()``, everywhere.
+
+    ``class AppDatabase(RetryOperationalError, PooledPostgresqlDatabase)``, or over any unpooled Peewee class. Writes
+    are not run again when their connection was lost; set ``statement_retry = StatementRetry(retry_writes=True)`` for a
+    database all of whose writes may run twice.
+    """
+
+    statement_retry = StatementRetry()
 
 
 _POOLING = frozenset(field.name for field in dataclasses.fields(PoolOptions))

@@ -29,6 +29,14 @@ class DatabaseUnavailable(NoConnection):
     """The server could not be reached, or refuses connections for now. ``__cause__`` is the driver's error."""
 
 
+class ConnectionLost(DatabaseUnavailable):
+    """The connection broke while a statement was under way. ``__cause__`` is the driver's error.
+
+    Whether the server has carried the statement out is unknown, unless it was in a transaction that was not being
+    committed: that is rolled back.
+    """
+
+
 class ScopeError(InterfaceError):
     """A scope was used in a way that it cannot serve."""
 

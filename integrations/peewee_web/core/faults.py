@@ -77,6 +77,16 @@ _LOST_ERRNOS = frozenset(
     | {errno.ENETRESET, errno.EHOSTDOWN}
 )
 
+# A conflict's errors: the server has undone the statement, or the transaction, in favour of another's.
+
+# PostgreSQL's class 40: 40001 serialization failure, 40P01 deadlock detected.
+_POSTGRES_CONFLICT = frozenset({"40001", "40P01"})
+# MySQL's and MariaDB's: 1205 lock wait timeout (which undoes the statement only), 1213 deadlock.
+_MYSQL_CONFLICT = frozenset({1205, 1213})
+# SQLite's result codes: 5 SQLITE_BUSY, 6 SQLITE_LOCKED; the primary code is in the lower byte.
+_SQLITE_CONFLICT = frozenset({5, 6})
+_SQLITE = frozenset({"sqlite3", "pysqlite3", "sqlcipher3", "apsw", "cysqlite"})
+
 # A connection attempt's errors.
 
 # Class 08; class 53, insufficient resources (53300, too many connections); 57P01 to 57P05 as above; 55000, the database
@@ -163,6 +173,21 @@ def is_lost_connection(error: BaseException) -> bool:
     )
 
 
+def is_conflict(error: BaseException) -> bool:
+    """Whether *error*, raised by a statement or a COMMIT, says that it lost against another's, and had no effect.
+
+    A deadlock, a serialization failure, a lock that was waited for in vain, SQLite's "database is locked". *error* is
+    Peewee's exception or the driver's own.
+    """
+    error = _drivers_own(error)
+    modules = _modules(error)
+    if modules & _POSTGRES:
+        return _sqlstate(error) in _POSTGRES_CONFLICT
+    if modules & _MYSQL:
+        return _mysql_number(error) in _MYSQL_CONFLICT
+    return bool(modules & _SQLITE) and _sqlite_conflict(error)
+
+
 def is_outage(error: BaseException) -> bool:
     """Whether *error*, raised by a connection attempt, says "not now" rather than "not you" or "no such database".
 
@@ -217,6 +242,13 @@ def _postgres_lost(error: Any) -> bool:
     if getattr(connection, "closed", 0) == 2:  # psycopg2: not closed by the app, but found broken
         return True
     return _has_words(error, _POSTGRES_LOST_WORDS)
+
+
+def _sqlite_conflict(error: Any) -> bool:
+    code = getattr(error, "sqlite_errorcode", None) or getattr(error, "extendedresult", None)  # APSW's is the latter
+    if code:
+        return code & 0xFF in _SQLITE_CONFLICT
+    return _has_words(error, ("is locked",))  # before Python 3.11
 
 
 def _sqlstate(error: Any) -> str | None:

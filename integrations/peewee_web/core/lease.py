@@ -80,7 +80,7 @@ class Holder(Protocol):
 class Lease:
     """One connection checked out of a pool: by whom, and since when (monotonic seconds)."""
 
-    __slots__ = ("broken", "connection", "ending", "failed", "holder", "place", "pooled", "reported", "taken")
+    __slots__ = ("bound", "broken", "connection", "ending", "failed", "holder", "place", "pooled", "reported", "taken")
 
     def __init__(self, pooled: PooledConnection, taken: float, place: Place) -> None:
         self.pooled = pooled
@@ -89,6 +89,8 @@ class Lease:
         self.place = place
         #: Set by whoever finds the connection unfit for another use: it is closed at check-in.
         self.broken = False
+        #: Set when a statement has left something in the session that others may rely on.
+        self.bound = False
         #: Set when a statement failed. (A MySQL server says nothing of the transaction then, which may be open.)
         self.failed = False
         self.ending = False

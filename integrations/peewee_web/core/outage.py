@@ -5,13 +5,12 @@ Pure bookkeeping: it reads no clock, opens nothing and waits for nothing.
 
 from __future__ import annotations
 
-import random
+from .backoff import pause
 
-# Seconds from a failed attempt to the next: at random up to the first, which doubles with each failure up to the last
-# ("full jitter", so that the processes of an app that lost their server together don't come back together). The last
-# is less than a second, so that a server that is back is in use within one.
-_FIRST_DELAY = 0.05
-_LAST_DELAY = 0.75
+# Seconds from a failed attempt to the next. The longest is less than one, so that a server that is back is in use by
+# then.
+_FIRST_PAUSE = 0.05
+_LONGEST_PAUSE = 0.75
 
 
 class Outage:
@@ -29,5 +28,5 @@ class Outage:
 
     def note_failure(self, error: BaseException, now: float) -> None:
         self.error = error
-        self.next_attempt = now + random.uniform(0, min(_LAST_DELAY, _FIRST_DELAY * 2.0 ** min(self.attempts, 20)))
         self.attempts += 1
+        self.next_attempt = now + pause(_FIRST_PAUSE, _LONGEST_PAUSE, self.attempts)

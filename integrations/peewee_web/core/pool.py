@@ -25,8 +25,8 @@ from .options import PoolOptions
 from .places import Place, caller, described
 from .resetting import clean
 from .stats import PoolStats
-from .waiting import Waiter
-from .watchdog import shut_down
+from .waiting import Waiter, may_block_for
+from .watchdog import Watchdog, shut_down
 
 __all__ = ["Lease", "Pool", "PoolOptions", "PoolStats"]
 
@@ -190,8 +190,29 @@ class Pool:
         """The connection of *lease* is gone: close it at check-in, and trust none that is older without a probe."""
         self.ledger.note_lost(lease)
 
-    def note_failed_probe(self, lease: Lease, silent: bool) -> None:
-        """*lease* was found dead, or *silent*: it is closed, and with it what must be as silent."""
+    def probe(self, lease: Lease, seconds: float) -> bool:
+        """Whether the server answers on the connection of *lease* within *seconds*. If not, that is closed."""
+        pooled = lease.pooled
+        generation = self.ledger.generation  # it may be raised meanwhile, and then this probe has come too early
+        watchdog = Watchdog(pooled.socket(), min(seconds, self.options.connect_timeout))
+        try:
+            with watchdog:
+                pooled.driver.probe(pooled.connection)
+        except Exception:
+            self._condemn(lease, silent=watchdog.fired)
+            return False
+        except BaseException:
+            self.discard(lease)
+            raise
+        self.ledger.note_passed_probe(lease, generation)
+        return True
+
+    def is_alive(self, lease: Lease) -> bool:
+        """`probe`, for the time that its user may be kept waiting."""
+        return self.probe(lease, may_block_for())
+
+    def _condemn(self, lease: Lease, silent: bool) -> None:
+        """Close the connection of *lease*, which was found dead; if it was *silent*, also what must be as silent."""
         condemned = self.ledger.note_failed_probe(lease, silent)
         if self.ledger.strike(lease):
             condemned.append(lease.pooled)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from peewee import OperationalError
 
-from .connections import ScopedConnections
+from .executing import Executing
 from .stats import PoolStats
 
 
-class Pooling(ScopedConnections):
+class Pooling(Executing):
     """Mixin over a Peewee ``Database``. All methods are thread-safe; the pool itself is ``pool``."""
 
     def pool_stats(self) -> PoolStats:

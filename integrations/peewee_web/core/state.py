@@ -48,8 +48,10 @@ class ConnectionState:
         "conn",
         "ctx",
         "lease",
+        "transaction_journal",
         "transaction_place",
         "transactions",
+        "wrote",
     )
 
     conn: Any
@@ -60,19 +62,33 @@ class ConnectionState:
     transactions: list[Any]
     commit_callbacks: list[Callable[[], Any]]
     transaction_place: Place | None
+    #: That of the function in which the transaction began which may be run again, if it began in one.
+    transaction_journal: Any
+    #: Whether that transaction has written something.
+    wrote: bool
 
     def __init__(self) -> None:
         self.reset()
 
     def reset(self) -> None:
-        self.conn = self.lease = self.transaction_place = None
+        self.conn = self.lease = self.transaction_place = self.transaction_journal = None
         self.closed = True
+        self.wrote = False
         self.ctx, self.transactions, self.commit_callbacks = [], [], []
 
     def hold(self, lease: Lease) -> None:
         """Go on with the connection of *lease*."""
         self.conn, self.closed, self.lease = lease.connection, False, lease
         lease.holder = weakref.ref(self)
+
+    def part(self) -> None:
+        """Go on without a connection, in the blocks that are under way."""
+        self.conn = self.lease = self.transaction_place = None
+        self.closed = True
+
+    def is_in_transaction(self) -> bool:
+        """Whether Peewee has begun a transaction that has not ended. (Of one begun in SQL the lease knows.)"""
+        return bool(self.transactions) or self.transaction_place is not None
 
     def set_connection(self, conn: Any) -> None:
         self.reset()
