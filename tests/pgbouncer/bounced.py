@@ -8,7 +8,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import peewee
+import pytest
+
 import peewee_web
+from peewee_web.core.faults import is_lost_connection
 from tests.core.working import query
 from tests.servers.pgbouncer import PgBouncerServer
 from tests.servers.postgres import PostgresServer
@@ -16,7 +20,7 @@ from tests.servers.postgres import PostgresServer
 # How many sessions with PostgreSQL a PgBouncer has to lend.
 SESSIONS = 2
 # Seconds after which one that looks every third of a second has done what its time limit says.
-PROMPT = 1.5
+PROMPT = 3.0
 # What a test that isn't about a time limit may take before PgBouncer gives up on it.
 PATIENT = {"query_wait_timeout": 20}
 
@@ -56,6 +60,14 @@ def use(database: Any) -> None:
     """A request with one query."""
     with peewee_web.scope():
         query(database)
+
+
+def loses(work: Callable[[], object]) -> peewee.PeeweeException:
+    """What *work* raises when its connection is lost."""
+    with pytest.raises(peewee.PeeweeException) as caught:
+        work()
+    assert is_lost_connection(caught.value.__cause__ or caught.value), repr(caught.value)
+    return caught.value
 
 
 def value(database: Any, sql: str, *parameters: object) -> Any:
