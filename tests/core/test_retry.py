@@ -508,18 +508,20 @@ def test_a_statement_is_not_run_again_inside_a_transaction(
     lock._let_go(0, 0)
 
 
-def test_the_block_is_for_one_database_in_one_context(
+def test_the_block_is_for_one_database_and_the_inner_one_counts(
     impatient: PooledSqliteDatabase, monkeypatch: pytest.MonkeyPatch, database: PooledSqliteDatabase
 ) -> None:
-    lock = Lock(impatient, monkeypatch)
-    with peewee_web.scope(), database.retry_db_errors(), pytest.raises(peewee.OperationalError, match="locked"):
-        save(impatient)
-    with peewee_web.scope():
-        with impatient.retry_db_errors(), impatient.retry_db_errors(max_retries=0):
-            with pytest.raises(peewee.OperationalError, match="locked"):
-                save(impatient)
+    def fails_at_once() -> None:
         with pytest.raises(peewee.OperationalError, match="locked"):
             save(impatient)
+
+    lock = Lock(impatient, monkeypatch)
+    with peewee_web.scope():
+        with database.retry_db_errors():
+            fails_at_once()
+        with impatient.retry_db_errors(), impatient.retry_db_errors(max_retries=0):
+            fails_at_once()
+        fails_at_once()
     lock._let_go(0, 0)
 
 
