@@ -34,10 +34,10 @@ TYPES = {"_typeshed", "typing_extensions"}
 PUBLIC = {
     *("connect", "scope", "Scope", "Databases", "ScopedDatabase"),
     *("PooledDatabase", "PooledPostgresqlDatabase", "PooledMySQLDatabase", "PooledSqliteDatabase"),
-    *("retry", "RetryOperationalError"),
+    *("retry", "RetryOperationalError", "check"),
     *("PoolStats", "NoConnection", "PoolTimeout", "DatabaseUnavailable", "ScopeClosed"),
 }
-LATER = {"ReplicatedDatabase", "using", "check"}
+LATER = {"ReplicatedDatabase", "using"}
 
 
 def name_of(module: Path) -> str:

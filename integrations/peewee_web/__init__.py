@@ -9,6 +9,7 @@ from .core.databases import (
     connect,
 )
 from .core.errors import DatabaseUnavailable, NoConnection, PoolTimeout, ScopeClosed
+from .core.health import check
 from .core.registry import Databases
 from .core.retry import retry
 from .core.scope import Scope, scope
@@ -29,6 +30,7 @@ __all__ = [
     "Scope",
     "ScopeClosed",
     "ScopedDatabase",
+    "check",
     "connect",
     "retry",
     "scope",
