@@ -228,12 +228,30 @@ def test_what_has_grown_old_while_idle_is_closed_when_the_pool_is_used() -> None
 def test_the_pool_looks_for_what_is_idle_once_a_second_at_most() -> None:
     with Simulation(max_idle=0.5) as sim:
         older, _ = sim.fill(2)
+        (lease,) = sim.lend(1)
         sim.clock.advance(0.9)
-        sim.pool.checkin(sim.pool.checkout())
+        sim.pool.checkin(lease)
         assert not older.closed
+        (lease,) = sim.lend(1)
         sim.clock.advance(0.2)
-        sim.pool.checkin(sim.pool.checkout())
+        sim.pool.checkin(lease)
         assert older.closed
+
+
+def test_what_was_idle_for_longer_than_max_idle_is_not_lent_again() -> None:
+    with Simulation(max_idle=5) as sim:
+        (connection,) = sim.fill(1)
+        sim.clock.advance(5.1)
+        assert sim.pool.checkout().connection is not connection
+        assert (connection.closed, connection.received) == (True, [])
+
+
+def test_unless_it_is_one_of_min_connections() -> None:
+    with Simulation(max_idle=5, min_connections=1) as sim:
+        (connection,) = sim.fill(1)
+        sim.clock.advance(5.1)
+        assert sim.pool.checkout().connection is connection
+        assert connection.received == ["probe"]
 
 
 # Before the first request.

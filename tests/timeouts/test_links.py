@@ -82,7 +82,6 @@ def test_a_connection_that_others_keep_in_use_while_it_is_idle_is_closed_after_m
     close(database)
 
 
-@pytest.mark.xfail(strict=True, reason="max_idle is minded when connections come back, and not when one is taken")
 def test_no_request_uses_a_connection_that_was_idle_for_longer_than_max_idle(behind: Behind) -> None:
     database = behind.pool(max_idle=0.1, probe_after=0.1)
     try:

@@ -144,7 +144,6 @@ def test_a_statement_that_takes_too_long_for_the_driver_costs_the_connection(con
     assert database.pool_stats().created == 2
 
 
-@pytest.mark.xfail(strict=True, reason="a read whose time limit ended its connection is run again, and takes it again")
 @pytest.mark.parametrize("driver", ["pymysql"], indirect=True)
 def test_a_read_that_takes_too_long_for_the_driver_is_not_run_again(connect: Connect) -> None:
     database = connect(read_timeout=1)

@@ -141,10 +141,15 @@ class Checkout:
         """Whether a probe can save the connection; if not, it is closed."""
         pooled = lease.pooled
         # A probe that could not be ended in time is not begun.
-        if self._pool.is_outdated(pooled, lease.taken) or (pooled.driver.network and pooled.fileno is None):
+        hopeless = pooled.driver.network and pooled.fileno is None
+        if hopeless or self._pool.is_outdated(pooled, lease.taken) or self._was_idle_for_too_long(lease):
             self._pool.discard(lease)
             return False
         return True
+
+    def _was_idle_for_too_long(self, lease: Lease) -> bool:
+        options = self._pool.options
+        return not options.min_connections and lease.taken - lease.pooled.idle_since > options.max_idle_seconds
 
     def _probe(self, lease: Lease) -> bool:
         return self._pool.probe(lease, self._time_left() * _PROBE_SHARE)

@@ -16,7 +16,7 @@ from typing import Any
 from peewee import InterfaceError, OperationalError
 
 from .connections import ScopedConnections
-from .errors import ConnectionLost
+from .errors import ConnectionLost, NoConnection
 from .faults import first_line, is_lost_connection
 from .places import caller
 from .retry import READS_ONCE, Journal, OnRetry, StatementRetry, current_journal, retry, retrying_statements
@@ -43,12 +43,13 @@ class Executing(ScopedConnections):
         if journal is not None:
             journal.check(state, self)
         with state:
+            begun = time.monotonic()
             try:
                 cursor = super()._execute_cursor(sql, params, **options)
             except Exception as error:
                 again = None if options else functools.partial(super()._execute_cursor, sql, params)
                 try:
-                    cursor = self._outlive(error, state, effects, again)
+                    cursor = self._outlive(error, begun, state, effects, again)
                 except ConnectionLost:
                     if journal is not None and effects.writes:
                         journal.note(state, sql)  # it may have been carried out
@@ -61,9 +62,12 @@ class Executing(ScopedConnections):
             return cursor
 
     def _outlive(
-        self, error: Exception, state: ConnectionState, effects: Effects, again: Callable[[], Any] | None
+        self, error: Exception, begun: float, state: ConnectionState, effects: Effects, again: Callable[[], Any] | None
     ) -> Any:
-        """What *again* returns, the statement that has failed with *error*, if it may be run again; else raise."""
+        """What *again* returns, the statement that has failed with *error*, if it may be run again; else raise.
+
+        *begun* is when it was, in monotonic seconds.
+        """
         failures = 0
         while True:
             bound = state.lease is not None and state.lease.bound
@@ -71,13 +75,15 @@ class Executing(ScopedConnections):
             failures += 1
             pause = None
             if again is not None and not state.is_in_transaction():
-                pause = retrying_statements(self).pause(failure, failures, effects, bound)
+                seconds = time.monotonic() - begun
+                pause = retrying_statements(self).pause(failure, failures, effects, bound=bound, seconds=seconds)
             if again is None or pause is None:
                 if failure is error:
                     raise error
                 raise failure from error
             logger.warning("a statement is run again: %s", first_line(failure))
             time.sleep(min(pause, may_block_for()))
+            begun = time.monotonic()
             try:
                 return again()
             except Exception as another:
@@ -85,7 +91,7 @@ class Executing(ScopedConnections):
 
     def _note_failure(self, error: Exception, state: ConnectionState) -> Exception:
         """What *error*, raised by a statement, is to be told as."""
-        if state.lease is None:
+        if state.lease is None or isinstance(error, NoConnection):
             return error
         state.lease.failed = True
         if not is_lost_connection(error):
@@ -97,10 +103,11 @@ class Executing(ScopedConnections):
         state: ConnectionState = self._state.find()
         begin = functools.partial(super().begin, *args, **options)
         with state:
+            begun = time.monotonic()
             try:
                 begin()
             except Exception as error:
-                self._outlive(error, state, _NO_EFFECTS, begin)
+                self._outlive(error, begun, state, _NO_EFFECTS, begin)
             state.transaction_place = caller()
             state.transaction_journal = current_journal()
             state.wrote = False

@@ -13,7 +13,7 @@ from typing import Any
 
 from peewee import PeeweeException
 
-from .errors import DatabaseUnavailable, NoConnection, ScopeError
+from .errors import ConnectionLost, DatabaseUnavailable, NoConnection, ScopeError
 
 _POSTGRES = frozenset({"psycopg", "psycopg2", "psycopg2cffi"})
 _MYSQL = frozenset({"pymysql", "MySQLdb", "mysql", "_mysql_connector", "mariadb"})
@@ -159,7 +159,7 @@ def is_lost_connection(error: BaseException) -> bool:
     was refused, cancelled or timed out on a good connection is not one that lost it.
     """
     if isinstance(error, (NoConnection, ScopeError)):
-        return False
+        return isinstance(error, ConnectionLost)
     error = _drivers_own(error)
     modules = _modules(error)
     if modules & _POSTGRES:

@@ -54,9 +54,12 @@ class PooledConnection:
         #: The ledger's when it was last known to be alive.
         self.generation = origin.generation
         #: Seconds for which it is trusted after a use, and until when that is.
-        self.probe_after = math.inf if options.probe_after is None or not driver.network else options.probe_after
+        self.probe_after = math.inf
+        if driver.network:
+            probe_after = math.inf if options.probe_after is None else options.probe_after
+            self.probe_after = min(probe_after, options.max_idle_seconds)
         self.fresh_until = now + self.probe_after
-        self.idle_since = 0.0
+        self.idle_since = now
 
     def socket(self) -> int | None:
         """The descriptor, as long as it is this connection's.

@@ -204,8 +204,8 @@ class Ledger:
             return True
 
     def _offer(self, pooled: PooledConnection, now: float) -> Waiter | None:
+        pooled.idle_since = now
         if not self._waiters:
-            pooled.idle_since = now
             self._idle.append(pooled)
             return None
         waiter, place = self._waiters.popitem(last=False)

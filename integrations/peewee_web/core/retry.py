@@ -9,6 +9,7 @@ import asyncio
 import functools
 import inspect
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -226,17 +227,22 @@ class StatementRetry:
     retry_writes: bool = False
     #: Only when its connection was lost, and neither after a conflict nor when no connection was to be had.
     only_lost: bool = False
+    #: Only if it was under way for no longer than so many seconds.
+    longest: float = math.inf
 
     def __post_init__(self) -> None:
         if self.max_retries < 0 or self.backoff < 0:
             raise ValueError("max_retries and backoff can't be negative")
 
-    def pause(self, failure: Exception, failures: int, effects: Effects, bound: bool) -> float | None:
+    def pause(
+        self, failure: Exception, failures: int, effects: Effects, *, bound: bool, seconds: float
+    ) -> float | None:
         """Seconds until the next run, after so many that have failed, the last with *failure*; None: there is none.
 
-        *bound*: the session that was used had something in it that the statement may rely on.
+        *bound*: the session that was used had something in it that the statement may rely on. *seconds* is for how long
+        it was under way.
         """
-        if failures > self.max_retries:
+        if failures > self.max_retries or seconds > self.longest:
             return None
         if isinstance(failure, ConnectionLost):
             harmless = effects.reads or (self.retry_writes and not effects.binds)
@@ -257,7 +263,9 @@ class StatementRetry:
 
 
 NEVER = StatementRetry(max_retries=0)
-READS_ONCE = StatementRetry(max_retries=1, only_lost=True)
+# One that took longer than a second may have met a time limit that ends connections, as PgBouncer's do and those of
+# drivers: it would meet that again, when there is least time for it.
+READS_ONCE = StatementRetry(max_retries=1, only_lost=True, longest=1.0)
 
 _statements: ContextVar[Any] = ContextVar("peewee_web.statement_retry", default=None)
 
