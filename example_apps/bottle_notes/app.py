@@ -9,7 +9,7 @@ from typing import Any
 
 from bottle import Bottle, FormsDict, HTTPError, HTTPResponse, redirect, request, response, static_file
 
-from example_apps.notes import DATABASE_URL, forms, models, store
+from example_apps.notes import DATABASE_URL, forms, health, models, store
 from example_apps.notes.models import Note
 from example_apps.notes.pages import ATTACHMENT, CSV, STATIC, Pages
 from peewee_web import connect
@@ -121,8 +121,13 @@ def export() -> Any:
 
 
 @app.get("/health")
-def health() -> dict[str, str]:
+def alive() -> dict[str, str]:
     return {"status": "ok"}  # no query, so no connection: right also while the database is away
+
+
+@app.get("/ready")
+def ready() -> dict[str, Any]:
+    return health.ready()
 
 
 @app.get("/static/<path:path>", skip=True)

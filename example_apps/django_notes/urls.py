@@ -14,7 +14,8 @@ urlpatterns = [
     path("api/notes", views.ApiNotes.as_view()),
     path("api/notes/<int:note_id>", views.ApiNote.as_view()),
     path("export.csv", views.export),
-    path("health", views.health),
+    path("health", views.alive),
+    path("ready", views.ready),
     re_path(r"^static/(?P<path>.*)$", serve, {"document_root": STATIC}),
 ]
 

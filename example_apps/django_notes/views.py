@@ -13,7 +13,7 @@ from django.utils.deprecation import MiddlewareMixin
 from django.views import View
 from django.views.decorators.http import require_POST, require_safe
 
-from example_apps.notes import forms, store
+from example_apps.notes import forms, health, store
 from example_apps.notes.models import Note
 from example_apps.notes.pages import ATTACHMENT, CSV, Pages
 from peewee_web import NoConnection
@@ -109,8 +109,13 @@ async def in_threads(rows: Iterator[bytes]) -> AsyncIterator[bytes]:
 
 
 @require_safe
-def health(request: HttpRequest) -> JsonResponse:
+def alive(request: HttpRequest) -> JsonResponse:
     return JsonResponse({"status": "ok"})  # no query, so no connection: right also while the database is away
+
+
+@require_safe
+def ready(request: HttpRequest) -> JsonResponse:
+    return JsonResponse(health.ready())
 
 
 class MissingNotes(MiddlewareMixin):

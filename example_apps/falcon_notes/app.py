@@ -8,7 +8,7 @@ from typing import Any
 import falcon
 from falcon import Request, Response
 
-from example_apps.notes import DATABASE_URL, forms, models, store
+from example_apps.notes import DATABASE_URL, forms, health, models, store
 from example_apps.notes.models import Note
 from example_apps.notes.pages import ATTACHMENT, CSV, STATIC, Pages
 from peewee_web import connect
@@ -111,6 +111,13 @@ class Health:
     on_head = on_get
 
 
+class Ready:
+    def on_get(self, req: Request, resp: Response) -> None:
+        resp.media = health.ready()
+
+    on_head = on_get
+
+
 def html(resp: Response, page: str, status: str = falcon.HTTP_200) -> None:
     resp.text, resp.status, resp.content_type = page, status, falcon.MEDIA_HTML
 
@@ -137,4 +144,5 @@ app.add_route("/api/notes", ApiNotes())
 app.add_route("/api/notes/{note_id:int}", ApiNote())
 app.add_route("/export.csv", Export())
 app.add_route("/health", Health())
+app.add_route("/ready", Ready())
 app.add_static_route("/static", STATIC)

@@ -7,7 +7,7 @@ from flask import Flask, Response, redirect, request
 from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import HTTPException
 
-from example_apps.notes import DATABASE_URL, forms, models, store
+from example_apps.notes import DATABASE_URL, forms, health, models, store
 from example_apps.notes.models import Note
 from example_apps.notes.pages import ATTACHMENT, CSV, STATIC, Pages
 from peewee_web.flask import Peewee
@@ -96,8 +96,13 @@ def export() -> Response:
 
 
 @app.get("/health")
-def health() -> ResponseReturnValue:
+def alive() -> ResponseReturnValue:
     return {"status": "ok"}  # no query, so no connection: right also while the database is away
+
+
+@app.get("/ready")
+def ready() -> ResponseReturnValue:
+    return health.ready()
 
 
 @app.errorhandler(Note.DoesNotExist)

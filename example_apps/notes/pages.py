@@ -65,9 +65,9 @@ class Pages:
         return self._render("editor.html", form=form or NoteForm(), note_id=note_id, limits=limits)
 
     def error(self, status: int, path: str, retry_after: object = None) -> tuple[str, str]:
-        """The body and content type that say what went wrong: JSON under /api, else a page."""
+        """The body and content type that say what went wrong: JSON where programs ask, else a page."""
         title, advice = ERRORS.get(status) or (HTTPStatus(status).phrase, "That did not work.")
-        if path.startswith("/api/"):
+        if path.startswith(("/api/", "/ready")):
             return json.dumps({"error": title, "status": status}), JSON
         page = self._render("error.html", status=status, title=title, advice=advice, retry_after=retry_after)
         return page, HTML

@@ -12,7 +12,7 @@ from typing import Any
 from tornado.escape import json_decode
 from tornado.web import Application, HTTPError
 
-from example_apps.notes import DATABASE_URL, forms, models, store
+from example_apps.notes import DATABASE_URL, forms, health, models, store
 from example_apps.notes.models import Note
 from example_apps.notes.pages import ATTACHMENT, CSV, STATIC, Pages
 from peewee_web import connect
@@ -159,6 +159,13 @@ class Health(Handler):
     head = get
 
 
+class Ready(Handler):
+    async def get(self) -> None:
+        self.write(await self.run(health.ready))
+
+    head = get
+
+
 class NotFound(Handler):
     def prepare(self) -> None:
         raise HTTPError(404)
@@ -175,6 +182,7 @@ app = Application(
         (r"/api/notes/([0-9]{1,18})", ApiNote),
         (r"/export\.csv", Export),
         (r"/health", Health),
+        (r"/ready", Ready),
     ],
     peewee=db,
     default_handler_class=NotFound,

@@ -290,6 +290,14 @@ def test_the_export_is_streamed_and_holds_every_note(http: httpx.Client) -> None
     http.delete(f"/api/notes/{extra['id']}")
 
 
+def test_readiness_tells_the_database_and_the_pool(http: httpx.Client) -> None:
+    answer = http.get("/ready").json()
+    assert (answer["status"], answer["read_only"]) == ("ready", False)
+    assert answer["server_version"]
+    assert 0 < answer["round_trip"] < 5
+    assert answer["pool"]["in_use"] >= 1
+
+
 def test_health_and_the_stylesheet_are_served(http: httpx.Client) -> None:
     assert http.get("/health").json() == {"status": "ok"}
     sheet = http.get("/static/notes.css")
@@ -328,7 +336,7 @@ def test_a_method_that_makes_no_sense_is_a_405(http: httpx.Client, method: str, 
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/notes/new", "/notes/1", "/api/notes", "/api/notes/1", "/export.csv", "/health"]
+    "path", ["/", "/notes/new", "/notes/1", "/api/notes", "/api/notes/1", "/export.csv", "/health", "/ready"]
 )
 def test_head_answers_like_get_without_the_body(http: httpx.Client, path: str) -> None:
     head, get = http.head(path), http.get(path)

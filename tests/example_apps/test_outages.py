@@ -51,6 +51,8 @@ def is_resting(app: RunningApp) -> None:
     assert int(answer.headers["Retry-After"]) >= 1
     assert answer.json() == {"error": "The database is resting", "status": 503}
     assert app.http.get("/export.csv").status_code == 503
+    ready = app.http.get("/ready")
+    assert (ready.status_code, ready.json()["status"]) == (503, 503)
     assert app.http.post("/notes", data={"title": "x"}).status_code == 503
 
 
