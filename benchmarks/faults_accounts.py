@@ -66,6 +66,8 @@ class Course:
     begin: float = math.inf
     end: float = math.inf
     strikes: list[Strike] = field(default_factory=list)
+    held: Strike | None = None
+    """When no write could come to its commit; whoever was under way then and was not answered, wrote nothing."""
 
     @property
     def noticed(self) -> float:
@@ -87,7 +89,6 @@ class Table:
     """What the server's own tables say afterwards; *rows* counts each write's id."""
 
     rows: Counter[str] = field(default_factory=Counter)
-    half_written: int = 0
     open_transactions: int = 0
 
 
@@ -143,7 +144,7 @@ def account(answers: Sequence[Answer], course: Course, table: Table, give_up_aft
         longest_after_giving_up=max((answer.waited for answer in given_up), default=None),
         recovery=recovery(asked, course),
         last_failure=max((answer.done - course.end for answer in failed if answer.done > course.end), default=None),
-        half_written=table.half_written,
+        half_written=half_written(answers, course, table.rows),
         open_transactions=table.open_transactions,
         calm_p99=_p99(answer for answer in asked if course.before(answer)),
         page_calm_p99=_p99(page for page in pages if course.before(page)),
@@ -173,6 +174,15 @@ def compare(answers: Iterable[Answer], rows: Counter[str]) -> tuple[int, int, in
     others = {answer.key for answer in writes} - acknowledged
     doubled = sum(1 for count in rows.values() if count > 1)
     return len(acknowledged - rows.keys()), doubled, len(others & rows.keys())
+
+
+def half_written(answers: Iterable[Answer], course: Course, rows: Counter[str]) -> int:
+    """How many writes are there though they were held before their commit until their process was dead."""
+    held = course.held
+    if held is None:
+        return 0
+    writes = (each for each in answers if each.kind == WRITE and held.begin <= each.sent <= held.end)
+    return sum(1 for each in writes if each.status == NO_ANSWER and each.key in rows)
 
 
 def timeline(answers: Iterable[Answer], course: Course, width: float = 0.5) -> dict[str, list[float]]:

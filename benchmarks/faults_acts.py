@@ -120,10 +120,12 @@ def down(scene: Scene) -> None:
 
 
 def crash(scene: Scene) -> None:
-    """The app's process dies while a note is written but not yet its tags, which a lock on their table sees to."""
+    """The app's process dies while a note is written and not yet committed, which a lock on its tags sees to."""
     with scene.strike(), _locked(scene.server, scene.database, "notetag"):
+        held = time.monotonic()
         until(lambda: _writing(scene))
         scene.app.kill_worker()
+        scene.course.held = Strike(held, time.monotonic())
     scene.over()  # its server starts another by itself
     time.sleep(1.5 * _LONGEST_OLD)
     scene.notes["open_transactions"] = old_transactions(scene.server, scene.database)
@@ -131,12 +133,12 @@ def crash(scene: Scene) -> None:
 
 @contextlib.contextmanager
 def _locked(server: ServerProcess, database: str, table: str) -> Iterator[None]:
-    """Nobody writes to *table* meanwhile."""
+    """Nobody else writes to *table* meanwhile; all may read it."""
     if server.scheme == "mysql":
         import pymysql
 
         connection: Any = pymysql.connect(host=server.host, port=server.port, user=server.user, database=database)
-        statement = f"LOCK TABLES {table} WRITE"
+        statement = f"LOCK TABLES {table} READ"
     else:
         import psycopg
 

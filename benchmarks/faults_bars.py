@@ -16,8 +16,8 @@ from benchmarks.pool_figures import Bar
 AT_ONCE = 0.25
 # What HTTP and the queue in front of the app may add to a wait that the pool bounds by its `timeout`.
 AROUND = 0.5
-# Twice a p99 of a few milliseconds is less than what two cores, shared by app, server and load, jitter by themselves: the
-# p99 of a calm of five seconds is anything from 3 to 90 ms. A page that waits for the fault waits for seconds.
+# Twice a p99 of a few milliseconds is less than what two cores, shared by app, server and load, jitter by themselves:
+# the p99 of a calm of five seconds is anything from 3 to 90 ms. A page that waits for the fault waits for seconds.
 PAGE_FLOOR = 0.1
 
 

@@ -21,7 +21,6 @@ from benchmarks.faults_accounts import NO_ANSWER, PAGE, READ, WRITE, Answer
 
 TITLE = "write "
 """What the title of each note begins with that the load writes; its unique id follows."""
-TAG = "written under load"
 SEEDED = 12  # notes that the example apps put into an empty notebook
 
 
@@ -71,8 +70,8 @@ def _get(path: str) -> bytes:
 
 
 def _post(key: str) -> bytes:
-    # With a tag a note is several rows, which are there together or not at all.
-    body = json.dumps({"title": TITLE + key, "body": "Written under load.", "tags": [TAG]})
+    # Without tags: two notes that get one at the same time deadlock on MariaDB, whoever integrates what.
+    body = json.dumps({"title": TITLE + key, "body": "Written under load."})
     head = f"POST /api/notes HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
     return f"{head}\r\n\r\n{body}".encode()
 

@@ -17,7 +17,7 @@ from benchmarks.faults_acts import FAULTS, Fault, Scene, old_transactions
 from benchmarks.faults_apps import App
 from benchmarks.faults_bars import Limits
 from benchmarks.faults_link import LoginCounter, StallingProxy
-from benchmarks.faults_load import TAG, TITLE, Load, Sender
+from benchmarks.faults_load import TITLE, Load, Sender
 from benchmarks.pool_figures import Bar
 from peewee_web.core.options import PoolOptions
 from tests.servers.child import ServerProcess
@@ -151,10 +151,5 @@ def _under_load(scene: Scene, fault: Fault, settings: Settings, after: float) ->
 def _look(server: ServerProcess, name: str, scene: Scene) -> Table:
     """What the tables say, after the last answer."""
     rows = server.execute("SELECT title FROM note WHERE title LIKE %s", (f"{TITLE}%",), database=name)
-    tagged = (
-        "SELECT count(*) FROM note WHERE title LIKE %s AND id NOT IN"
-        " (SELECT note_id FROM notetag JOIN tag ON tag.id = tag_id WHERE tag.name = %s)"
-    )
-    ((half_written,),) = server.execute(tagged, (f"{TITLE}%", TAG), database=name)
     left = scene.notes.pop("open_transactions", 0) + old_transactions(server, name)
-    return Table(Counter(title.removeprefix(TITLE) for (title,) in rows), half_written, left)
+    return Table(Counter(title.removeprefix(TITLE) for (title,) in rows), left)

@@ -29,7 +29,7 @@ def set_up() -> None:
     from example_apps.notes import DATABASE_URL, seed
 
     database = db_url.connect(DATABASE_URL.partition("?")[0])  # the rest is for a pool
-    with database:
+    with database.connection_context():  # `with database:` were a transaction, which MariaDB ends at each CREATE TABLE
         seed.setup(database)
 
 

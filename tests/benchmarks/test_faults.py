@@ -101,6 +101,20 @@ def test_failed_writes_are_told_apart() -> None:
     assert (figures.writes_not_in_flight, figures.writes_in_flight_not_503) == (1, 1)
 
 
+@pytest.mark.parametrize(
+    ("sent", "status", "half"),
+    [(105.05, NO_ANSWER, 1), (105.05, 201, 0), (105.2, NO_ANSWER, 0), (104.9, NO_ANSWER, 0)],
+    ids=["held until its process died", "answered by the next process", "came later", "may have committed before"],
+)
+def test_a_write_is_half_written_when_it_is_there_though_it_was_held_before_its_commit(
+    sent: float, status: int, half: int
+) -> None:
+    course = Course(100.0, 105.0, 106.0, held=Strike(105.0, 105.1))
+    there = Table(Counter(key=1))
+    assert figures_of(answer(WRITE, sent, 1.0, status, "key"), table=there, course=course).half_written == half
+    assert figures_of(answer(WRITE, sent, 1.0, status, "other"), table=there, course=course).half_written == 0
+
+
 # Times.
 
 
