@@ -456,6 +456,43 @@ def in_thread(function: Callable[..., Any], *arguments: Any) -> Any:
 # First use fails (D8): the database's own initialisation is broken for as long as one request asks for it.
 
 
+def kill_session(database: Any, number: str) -> None:
+    """End that session from another one, and wait until it is gone."""
+    if isinstance(database, peewee.PostgresqlDatabase):
+        kill, look = "SELECT pg_terminate_backend({})", "SELECT count(*) FROM pg_stat_activity WHERE pid = {}"
+    else:
+        kill, look = "KILL {}", "SELECT count(*) FROM information_schema.PROCESSLIST WHERE ID = {}"
+    with peewee_web.scope():
+        database.execute_sql(kill.format(number))
+        while database.execute_sql(look.format(number)).fetchone()[0]:
+            time.sleep(0.01)
+
+
+@sync_case
+def killed_between_statements(call: Call) -> Reply:
+    kill_session(call.database, session(call.database))
+    save(call)
+    kill_session(call.database, session(call.database))
+    return Reply(echo(call))
+
+
+@sync_case
+def killed_in_atomic(call: Call) -> Reply:
+    with call.database.atomic():
+        save(call)
+        kill_session(call.database, session(call.database))
+        return Reply(echo(call))
+
+
+@sync_case
+def killed_in_atomic_then_on(call: Call) -> Reply:
+    try:
+        killed_in_atomic(call)
+    except peewee_web.DatabaseUnavailable as error:
+        return Reply(f"{type(error.__cause__).__name__}; then {echo(call)}")
+    return Reply("nothing happened")
+
+
 @sync_case
 def first_use_fails(call: Call) -> Reply:
     database = call.database

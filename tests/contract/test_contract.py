@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
@@ -9,7 +10,7 @@ from importlib.metadata import version
 import pytest
 
 from tests.contract.apps import APPS
-from tests.contract.cases import MAX_CONNECTIONS
+from tests.contract.cases import MAX_CONNECTIONS, TIMEOUT
 from tests.contract.site import Site, Target, new_token, new_tokens, wait_for
 
 LEFT_OPEN = ["session-start", "unexited-atomic", "begin", "raw-begin"]
@@ -260,6 +261,51 @@ def test_an_unreachable_server_is_503_only_where_a_query_was_needed(site: Site) 
             assert site.get("no-such-case").status_code == 404
     finally:
         site.proxy.forward()
+    assert site.get("one", token="back").text == "back"
+
+
+@with_server
+def test_a_connection_that_dies_between_two_statements_fails_no_request(site: Site) -> None:
+    for token in new_tokens(3):
+        assert site.get("killed-between-statements", token=token).text == token
+        assert saved(site, token) == 1
+
+
+@with_server
+def test_a_connection_that_dies_in_a_transaction_is_one_503(site: Site) -> None:
+    for token in new_tokens(3):
+        answer = site.get("killed-in-atomic", token=token)
+        assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
+        assert saved(site, token) == 0
+        assert site.get("one", token=token).text == token
+
+
+@with_server
+def test_a_request_that_has_lost_a_transaction_goes_on_with_another_connection(site: Site) -> None:
+    token = new_token()
+    answer = site.get("killed-in-atomic-then-on", token=token).text
+    assert answer.endswith(f"; then {token}")
+    assert "Error" in answer or "AdminShutdown" in answer
+    assert saved(site, token) == 0
+
+
+@with_server
+def test_requests_wait_for_a_server_that_is_away_for_a_moment(site: Site) -> None:
+    """And an outage that began with a dead connection costs no request either."""
+    assert site.proxy is not None
+    proxy = site.proxy
+    assert site.get("one", token="before").text == "before"
+    proxy.refuse()
+    proxy.cut()
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(site.get, "one", token="after")
+        time.sleep(0.2 * TIMEOUT)
+        proxy.forward()
+        answer = waiting.result()
+    if is_async(site.target):  # its statements are on the event loop, which must not stand still
+        assert answer.status_code in (200, 503)
+    else:
+        assert answer.text == "after"
     assert site.get("one", token="back").text == "back"
 
 
