@@ -13,6 +13,7 @@ import contextlib
 import json
 import os
 import platform
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -65,12 +66,17 @@ def main(arguments: list[str] | None = None) -> None:
     settings, plan = settings_of(options), cases(options)
     begun = time.monotonic()
     runs: list[Run] = []
+    broken: list[str] = []
     with contextlib.ExitStack() as stack:
         servers = {name: stack.enter_context(SERVERS[name]()) for name in dict.fromkeys(each.database for each in plan)}
         for number, case in enumerate(plan, 1):
-            runs.append(run(case, servers[case.database], settings))
-            taken = time.monotonic() - begun
-            progress(f"{number} of {len(plan)}, {taken / 60:.1f} min: {faults_table.line(runs[-1])}")
+            try:
+                runs.append(run(case, servers[case.database], settings))
+                line = faults_table.line(runs[-1])
+            except Exception as error:  # half an hour of other runs shall not be lost
+                line = f"{case}: COULD NOT BE MADE: {error!r}"
+                broken.append(line)
+            progress(f"{number} of {len(plan)}, {(time.monotonic() - begun) / 60:.1f} min: {line}")
     by_fault = {name: [each for each in runs if each.case.fault == name] for name in FAULTS}
     by_fault = {name: ran for name, ran in by_fault.items() if ran}
     for name, ran in by_fault.items():
@@ -78,11 +84,13 @@ def main(arguments: list[str] | None = None) -> None:
     print("\n(! misses its bar; a page is one without a query; a wait counts from when the request was due)")
     if options.quick:
         print("(--quick: few requests, and an outage of 8 s instead of 30)")
-    results.mkdir(exist_ok=True)
+    results.mkdir(parents=True, exist_ok=True)
     (results / "faults.json").write_text(json.dumps(as_json(runs, settings, options.quick), indent=1) + "\n")
     for name, ran in by_fault.items():
         faults_plot.draw(FAULTS[name].text, [each.data() for each in ran], results / f"faults_{name}.png")
     print(f"written to {results / 'faults.json'} and {results}/faults_*.png")
+    if broken:
+        sys.exit("\n".join(broken))
 
 
 def as_json(runs: list[Run], settings: Settings, quick: bool) -> dict[str, Any]:

@@ -8,6 +8,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import psycopg
+import pymysql
+
 from benchmarks import faults_bars
 from benchmarks.faults_accounts import Course, Strike
 from benchmarks.faults_apps import App
@@ -74,9 +77,27 @@ def backends(scene: Scene) -> None:
         if number:
             scene.wait(number)
         with scene.strike():
-            killed.append(scene.server.kill_sessions(scene.database))
+            killed.append(_kill_sessions(scene.server, scene.database))
     scene.over()
     scene.notes["killed"] = killed
+
+
+def _kill_sessions(server: ServerProcess, database: str) -> int:
+    """As the server's own method, but on MariaDB by one connection: PyMySQL's take 30 ms of the processor each."""
+    if server.scheme != "mysql":
+        return server.kill_sessions(database)
+    with contextlib.closing(_connect(server, None)) as connection, connection.cursor() as cursor:
+
+        def clients() -> set[int]:
+            cursor.execute("SELECT ID FROM information_schema.PROCESSLIST WHERE DB = %s", (database,))
+            return {pid for (pid,) in cursor.fetchall()}
+
+        victims = clients()
+        for pid in victims:
+            with contextlib.suppress(pymysql.err.OperationalError):  # it went by itself
+                cursor.execute(f"KILL {pid}")
+        until(lambda: not victims & clients())
+    return len(victims)
 
 
 def cut(scene: Scene) -> None:
@@ -135,18 +156,19 @@ def crash(scene: Scene) -> None:
 def _locked(server: ServerProcess, database: str, table: str) -> Iterator[None]:
     """Nobody else writes to *table* meanwhile; all may read it."""
     if server.scheme == "mysql":
-        import pymysql
-
-        connection: Any = pymysql.connect(host=server.host, port=server.port, user=server.user, database=database)
+        connection: Any = _connect(server, database)
         statement = f"LOCK TABLES {table} READ"
     else:
-        import psycopg
-
         connection = psycopg.connect(server.url(database))
         statement = f"LOCK TABLE {table} IN EXCLUSIVE MODE"
     with contextlib.closing(connection), connection.cursor() as cursor:
         cursor.execute(statement)
         yield
+
+
+def _connect(server: ServerProcess, database: str | None) -> Any:
+    """To a MariaDB server."""
+    return pymysql.connect(host=server.host, port=server.port, user=server.user, database=database, ssl_disabled=True)
 
 
 def _writing(scene: Scene) -> bool:
