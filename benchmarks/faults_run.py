@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import tempfile
 import time
 from collections import Counter
@@ -115,7 +116,7 @@ def run(case: Case, server: ServerProcess, settings: Settings) -> Run:
         scene = Scene(server, name, app, link, course, settings.outage)
         answers = _under_load(scene, fault, settings, after)
         table = _look(server, name, scene)
-        scene.notes["errors"] = app.errors()
+        scene.notes |= {"errors": app.errors(), "load average": os.getloadavg()[0]}
     server.drop_database(name)
     figures = account(answers, course, table, settings.fail_fast_after)
     if isinstance(link, LoginCounter):
