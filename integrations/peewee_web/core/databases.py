@@ -48,9 +48,6 @@ class PooledDatabase(Pooling):
         **options: Any,
     ) -> None:
         pooling = _take_pooling(options, max_connections=max_connections, max_lifetime=stale_timeout, timeout=timeout)
-        retry_reads = options.pop("retry_reads", None)
-        if retry_reads is not None:
-            self.statement_retry = READS_ONCE if retry_reads else NEVER
         super().__init__(database, **options)
         self.join_scopes(PoolOptions(**pooling))
 
@@ -67,6 +64,9 @@ class PooledDatabase(Pooling):
         Pool options that are not given (or None) stay as they are.
         """
         pooling = _take_pooling(options, max_connections=max_connections, max_lifetime=stale_timeout, timeout=timeout)
+        retry_reads = options.pop("retry_reads", None)
+        if retry_reads is not None:
+            self.statement_retry = READS_ONCE if retry_reads else NEVER
         super().init(database, **options)
         if hasattr(self, "pool"):  # else it is the constructor's call
             self.pool.configure(self.pool.options.but(**{k: v for k, v in pooling.items() if v is not None}))

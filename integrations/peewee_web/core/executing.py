@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, overload
 
 from peewee import InterfaceError, OperationalError
 
@@ -19,7 +19,16 @@ from .connections import ScopedConnections
 from .errors import ConnectionLost, NoConnection
 from .faults import first_line, is_lost_connection
 from .places import caller
-from .retry import READS_ONCE, Journal, OnRetry, StatementRetry, current_journal, retry, retrying_statements
+from .retry import (
+    READS_ONCE,
+    F,
+    FunctionRetry,
+    Journal,
+    OnRetry,
+    StatementRetry,
+    current_journal,
+    retrying_statements,
+)
 from .state import ConnectionState
 from .statements import Effects, effects_of
 from .transactions import ScopedSavepoint
@@ -150,6 +159,18 @@ class Executing(ScopedConnections):
 
     # Running again.
 
+    @overload
+    def retry(self, function: F, /) -> F: ...
+    @overload
+    def retry(
+        self,
+        /,
+        *,
+        max_retries: int = 3,
+        backoff: float = 1.0,
+        retry_writes: bool = False,
+        on_retry: OnRetry | None = None,
+    ) -> Callable[[F], F]: ...
     def retry(
         self,
         function: Any = None,
@@ -160,15 +181,8 @@ class Executing(ScopedConnections):
         retry_writes: bool = False,
         on_retry: OnRetry | None = None,
     ) -> Any:
-        """`peewee_web.retry`, which also refuses at once inside a transaction of this database."""
-        return retry(
-            function,
-            max_retries=max_retries,
-            backoff=backoff,
-            retry_writes=retry_writes,
-            on_retry=on_retry,
-            database=self,
-        )
+        """`peewee_web.retry`, which refuses at once inside a transaction of this database."""
+        return FunctionRetry(max_retries, backoff, retry_writes, on_retry, self).decorate(function)
 
     @contextmanager
     def retry_db_errors(

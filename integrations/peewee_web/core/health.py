@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, overload
 
 from peewee import MySQLDatabase, PostgresqlDatabase, SqliteDatabase
 
@@ -38,6 +38,10 @@ class Health:
     """The figures of the pool, this check's own connection included."""
 
 
+@overload
+def check(database: Mapping[str, Any]) -> dict[str, Health]: ...
+@overload
+def check(database: Any) -> Health: ...
 def check(database: Any) -> Any:
     """The `Health` of *database*; of a `Databases` or a mapping, that of each by its name.
 
@@ -50,8 +54,7 @@ def check(database: Any) -> Any:
     databases = Databases.of(database)
     with Scope(databases):
         healths = {name: _check(databases[name]) for name in databases}
-    named = isinstance(database, (Databases, Mapping))
-    return healths if named else healths[DEFAULT]
+    return healths if isinstance(database, Mapping) else healths[DEFAULT]
 
 
 def _check(database: Any) -> Health:

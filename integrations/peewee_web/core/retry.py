@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, overload
 
 from .backoff import pause
 from .errors import ConnectionLost, NoConnection, ScopeError
@@ -91,6 +91,12 @@ def _journal_of_a_run() -> Iterator[Journal]:
         _journal.set(outer)  # not Token.reset: a coroutine may be closed in another context
 
 
+@overload
+def retry(function: F, /) -> F: ...
+@overload
+def retry(
+    *, max_retries: int = 3, backoff: float = 1.0, retry_writes: bool = False, on_retry: OnRetry | None = None
+) -> Callable[[F], F]: ...
 def retry(
     function: Any = None,
     /,
@@ -99,7 +105,6 @@ def retry(
     backoff: float = 1.0,
     retry_writes: bool = False,
     on_retry: OnRetry | None = None,
-    database: Any = None,
 ) -> Any:
     """Decorate a function, or a coroutine function, so that it is run again when the database fails it for a while.
 
@@ -113,35 +118,37 @@ def retry(
     before the answer came. *retry_writes* allows that, for functions that may run twice. Within a transaction that
     began outside the function it raises `ScopeError`: the whole transaction would have to be run again.
 
-    Used as ``@retry`` or ``@retry(max_retries=5)``. *database* is what ``db.retry`` fills in.
+    Used as ``@retry`` or ``@retry(max_retries=5)``.
     """
-    if function is None:
-        return functools.partial(
-            retry,
-            max_retries=max_retries,
-            backoff=backoff,
-            retry_writes=retry_writes,
-            on_retry=on_retry,
-            database=database,
-        )
-    if not callable(function):
-        raise TypeError(
-            f"retry decorates functions, not {type(function).__name__}: use @retry or @retry(max_retries=3)"
-        )
-    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-        raise TypeError(f"{function.__qualname__} is a generator function: what it has yielded can't be taken back")
-    if max_retries < 0 or backoff < 0:
-        raise ValueError("max_retries and backoff can't be negative")
-    policy = _FunctionRetry(max_retries, backoff, retry_writes, on_retry, database)
-    return _retried_async(function, policy) if inspect.iscoroutinefunction(function) else _retried(function, policy)
+    return FunctionRetry(max_retries, backoff, retry_writes, on_retry).decorate(function)
 
 
-class _FunctionRetry(NamedTuple):
+@dataclass(frozen=True)
+class FunctionRetry:
+    """When a function is run again, and how it is decorated for that: `retry`, of one *database* or of all."""
+
     max_retries: int
     backoff: float
     retry_writes: bool
     on_retry: OnRetry | None
-    database: Any
+    database: Any = None
+
+    def __post_init__(self) -> None:
+        _check_numbers(self)
+
+    def decorate(self, function: Any) -> Any:
+        """*function* decorated, or the decorator where it is None."""
+        if function is None:
+            return self.decorate
+        if not callable(function):
+            raise TypeError(
+                f"retry decorates functions, not {type(function).__name__}: @retry or @retry(max_retries=3)"
+            )
+        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+            raise TypeError(f"{function.__qualname__} is a generator function: what it has yielded can't be taken back")
+        if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__):
+            return _retried_async(function, self)
+        return _retried(function, self)
 
     def check(self) -> None:
         """Raise `ScopeError` inside an outer transaction, as far as it is known here; a `Journal` knows all."""
@@ -177,7 +184,7 @@ def _refusal(database: object) -> ScopeError:
     )
 
 
-def _retried(function: Callable[..., Any], policy: _FunctionRetry) -> Callable[..., Any]:
+def _retried(function: Callable[..., Any], policy: FunctionRetry) -> Callable[..., Any]:
     @functools.wraps(function)
     def run(*args: Any, **kwargs: Any) -> Any:
         policy.check()
@@ -196,7 +203,7 @@ def _retried(function: Callable[..., Any], policy: _FunctionRetry) -> Callable[.
     return run
 
 
-def _retried_async(function: Callable[..., Any], policy: _FunctionRetry) -> Callable[..., Any]:
+def _retried_async(function: Callable[..., Any], policy: FunctionRetry) -> Callable[..., Any]:
     @functools.wraps(function)
     async def run(*args: Any, **kwargs: Any) -> Any:
         policy.check()
@@ -231,8 +238,7 @@ class StatementRetry:
     longest: float = math.inf
 
     def __post_init__(self) -> None:
-        if self.max_retries < 0 or self.backoff < 0:
-            raise ValueError("max_retries and backoff can't be negative")
+        _check_numbers(self)
 
     def pause(
         self, failure: Exception, failures: int, effects: Effects, *, bound: bool, seconds: float
@@ -260,6 +266,11 @@ class StatementRetry:
             yield
         finally:
             _statements.set(outer)
+
+
+def _check_numbers(policy: FunctionRetry | StatementRetry) -> None:
+    if policy.max_retries < 0 or policy.backoff < 0:
+        raise ValueError("max_retries and backoff can't be negative")
 
 
 NEVER = StatementRetry(max_retries=0)
