@@ -83,6 +83,9 @@ def update(note_id: int, form: NoteForm) -> Note:
         note = get(note_id)
         note.title, note.body, note.updated_at = form.title, form.body, now()
         note.save()
+        # Only of a note that may have some: MariaDB would lock the gap where a new note's would be, and two requests
+        # that then fill it wait for each other.
+        NoteTag.delete().where(NoteTag.note == note).execute()
         _tag(note, form.tags)
     return get(note_id)
 
@@ -93,7 +96,6 @@ def delete(note_id: int) -> None:
 
 
 def _tag(note: Note, names: list[str]) -> None:
-    NoteTag.delete().where(NoteTag.note == note).execute()
     if names:
         # In one order everywhere, so that two requests that add the same new tags can't deadlock.
         Tag.insert_many([{"name": name} for name in sorted(names)]).on_conflict_ignore().execute()

@@ -261,7 +261,7 @@ def test_an_unreachable_server_is_503_only_where_a_query_was_needed(site: Site) 
             assert site.get("no-such-case").status_code == 404
     finally:
         site.proxy.forward()
-    assert site.get("one", token="back").text == "back"
+    wait_for(lambda: site.get("one", token="back").text == "back", 1)
 
 
 @with_server
@@ -306,7 +306,7 @@ def test_requests_wait_for_a_server_that_is_away_for_a_moment(site: Site) -> Non
         assert answer.status_code in (200, 503)
     else:
         assert answer.text == "after"
-    assert site.get("one", token="back").text == "back"
+    wait_for(lambda: site.get("one", token="back").text == "back", 1)
 
 
 @for_sync

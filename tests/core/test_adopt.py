@@ -490,5 +490,6 @@ def test_a_foreign_mysql_database_serves_scopes(mariadb: MariaDBServer) -> None:
 
 def test_an_outage_is_named_on_a_foreign_database_as_well() -> None:
     database = adopt(peewee.PostgresqlDatabase("x", host="127.0.0.1", port=free_port()))
+    database.pool.configure(database.pool.options.but(timeout=None))
     with peewee_web.scope(), pytest.raises(DatabaseUnavailable):
         query(database)

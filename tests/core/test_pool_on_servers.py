@@ -198,9 +198,9 @@ def test_one_that_broke_in_use_makes_the_others_be_probed(distant: Distant) -> N
     with pooled(distant) as database:
         fill(database, 2)
         with peewee_web.scope():
-            query(database)
+            database.begin()  # else it would be replaced
             distant.server.kill_sessions(distant.name)
-            with pytest.raises((peewee.OperationalError, peewee.InterfaceError)):
+            with pytest.raises(DatabaseUnavailable):
                 query(database)
             assert database.pool_stats().generation == 1
         use(database)
@@ -209,16 +209,45 @@ def test_one_that_broke_in_use_makes_the_others_be_probed(distant: Distant) -> N
 
 
 def test_a_server_that_is_down_is_told_at_once_with_its_error(distant: Distant) -> None:
+    """Where nobody is to wait for it."""
     distant.proxy.refuse()
-    with pooled(distant, timeout=PATIENCE) as database:
+    with pooled(distant, timeout=None) as database:
         begun = time.monotonic()
         with pytest.raises(DatabaseUnavailable, match=r"no connection to the database: .*refused") as caught:
             use(database)
         assert time.monotonic() - begun < PATIENCE / 2
         assert isinstance(caught.value.__cause__, peewee.OperationalError)
-        distant.proxy.forward()
-        use(database)
         assert database.pool_stats().connect_errors == 1
+
+
+def test_a_server_that_comes_back_serves_who_waits(distant: Distant) -> None:
+    distant.proxy.refuse()
+    with pooled(distant, timeout=PATIENCE) as database:
+        waiting = [Working(contextvars.Context(), lambda: use(database)) for _ in range(5)]
+        until(lambda: database.pool_stats().connect_errors >= 3)
+        distant.proxy.forward()
+        for thread in waiting:
+            thread.result()
+
+
+def test_new_callers_are_refused_at_once_when_it_lasts(distant: Distant) -> None:
+    distant.proxy.refuse()
+    with pooled(distant, timeout=0.5, fail_fast_after=0.3) as database:
+        with pytest.raises(DatabaseUnavailable, match=r"opened in 0\.5 s: .*attempts failed"):
+            use(database)
+        begun = time.monotonic()
+        with pytest.raises(DatabaseUnavailable, match="no connection to the database"):
+            use(database)
+        assert time.monotonic() - begun < A_MOMENT
+        distant.proxy.forward()
+        until(lambda: not isinstance(_outcome(database), DatabaseUnavailable))
+
+
+def _outcome(database: Any) -> Any:
+    try:
+        return use(database)
+    except DatabaseUnavailable as error:
+        return error
 
 
 @pytest.mark.parametrize("wrong", ["user", "database"])

@@ -229,7 +229,7 @@ def test_one_of_the_two_postgresql_drivers_is_enough() -> None:
 @pytest.mark.parametrize("suffix", ["", "?prefer_psycopg3=true"])
 def test_a_password_is_in_no_repr_message_or_log_line(suffix: str, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
-    database = peewee_web.connect(f"postgresql://user:s3cret@127.0.0.1:{free_port()}/d{suffix}")
+    database = peewee_web.connect(f"postgresql://user:s3cret@127.0.0.1:{free_port()}/d{suffix}", timeout=None)
     databases = peewee_web.Databases(database)
     with databases.scope() as scope, pytest.raises(peewee_web.DatabaseUnavailable) as raised:
         query(database)

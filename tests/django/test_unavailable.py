@@ -57,7 +57,7 @@ def test_it_is_a_503_with_a_time_to_come_back(db: Any, project: Project, view: A
 
 
 def test_a_server_that_is_down_is_not_described(project: Project, caplog: pytest.LogCaptureFixture) -> None:
-    down = peewee_web.connect(f"postgresql://someone:secret@127.0.0.1:{free_port()}/nothing")
+    down = peewee_web.connect(f"postgresql://someone:secret@127.0.0.1:{free_port()}/nothing", timeout=None)
     project(query)
     with override_settings(PEEWEE={"DATABASES": down}), caplog.at_level(logging.WARNING, "peewee_web"):
         response = client().get("/")

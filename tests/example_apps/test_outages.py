@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -129,3 +130,17 @@ def test_the_apps_run_on_mariadb_too(name: str, mariadb: Any, tmp_path: Path) ->
             assert "Ölfilm 🐦" in app.http.get("/export.csv").text
     finally:
         mariadb.drop_database(f"example_{name}")
+
+
+def test_notes_with_a_tag_in_common_are_written_at_the_same_time(mariadb: Any, tmp_path: Path) -> None:
+    mariadb.create_database("example_common_tag")
+    try:
+        with RunningApp("flask", mariadb.url(database="example_common_tag"), tmp_path / "log") as app:
+
+            def write(number: int) -> int:
+                return httpx.post(f"{app.url}/notes", data={"title": f"{number}", "tags": "common"}).status_code
+
+            with ThreadPoolExecutor(8) as threads:
+                assert set(threads.map(write, range(80))) == {303}
+    finally:
+        mariadb.drop_database("example_common_tag")

@@ -29,11 +29,12 @@ def run(*arguments: str, cwd: Path, **variables: str) -> subprocess.CompletedPro
 
 
 def complaint(*arguments: str, cwd: Path, **variables: str) -> str:
-    """The one line that it ends with."""
+    """The line that it ends with. Before that, at most the log says that it waits for the database."""
     ended = run(*arguments, cwd=cwd, **variables)
     assert ended.returncode == 1, ended
     assert ended.stdout == ""
-    (line,) = ended.stderr.splitlines()
+    *waiting, line = ended.stderr.splitlines()
+    assert all("trying again until it is back" in said for said in waiting)
     return line
 
 

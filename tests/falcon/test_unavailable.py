@@ -75,7 +75,7 @@ def test_the_apps_own_handler_of_no_connection_goes_before_ours(kind: Kind, unre
             resp.status, resp.text = 503, f"mine {error.retry_after}"
 
         client.app.add_error_handler(NoConnection, kind.handler(handle))
-        assert client.simulate_get("/").text == "mine 1.0"
+        assert client.simulate_get("/").text.startswith("mine ")
 
 
 def test_the_middleware_alone_answers_503_when_it_is_eager(kind: Kind, unreachable: Any) -> None:
