@@ -210,6 +210,48 @@ def test_unless_it_may_run_twice(database: PooledSqliteDatabase) -> None:
     assert saved(database) == ["x", "x"]
 
 
+def test_what_was_committed_within_a_block_is_not_run_again(database: PooledSqliteDatabase) -> None:
+    def work() -> None:
+        with database.manual_commit():
+            database.begin()
+            save(database, "committed")
+            database.commit()
+            save(database, "outside")
+
+    with pytest.raises(ConnectionLost), peewee_web.scope():
+        database.retry(Flaky(1, work=work))()
+    assert saved(database) == ["committed", "outside"]
+
+
+def test_what_is_written_between_two_transactions_of_a_block_is_not_run_again(database: PooledSqliteDatabase) -> None:
+    def work() -> None:
+        with database.atomic() as transaction:
+            transaction.commit(begin=False)
+            save(database, "in autocommit")
+            database.begin()
+
+    with pytest.raises(ConnectionLost), peewee_web.scope():
+        database.retry(Flaky(1, work=work))()
+    assert saved(database) == ["in autocommit"]
+
+
+def test_what_mysql_has_committed_by_itself_is_not_run_again(mariadb: Any) -> None:
+    name = "retry_implicit"
+    mariadb.create_database(name)
+    database = peewee_web.connect(mariadb.url(name))
+
+    @database.retry(backoff=0)
+    def work() -> None:
+        with database.atomic():
+            database.execute_sql("CREATE TABLE note (text VARCHAR(9))")
+            raise lost()
+
+    with peewee_web.scope(), pytest.raises(ConnectionLost):
+        work()
+    database.close_all()
+    mariadb.drop_database(name)
+
+
 def test_what_was_rolled_back_is_run_again(database: PooledSqliteDatabase) -> None:
     calls = []
 

@@ -26,11 +26,15 @@ WRITES = [
     "UPDATE note SET text = 'x'",
     "DELETE FROM note",
     "REPLACE INTO note VALUES (1)",
-    "CREATE TABLE note (id INT)",
-    "DROP TABLE note",
-    "COMMIT",
     "WITH gone AS (DELETE FROM note RETURNING *) SELECT * FROM gone",
     "EXPLAIN ANALYZE DELETE FROM note",
+]
+DEFINES = [
+    "CREATE TABLE note (id INT)",
+    "ALTER TABLE note ADD COLUMN x INT",
+    "DROP TABLE note",
+    "TRUNCATE note",
+    "COMMIT",
 ]
 BINDS = [
     "SET search_path TO mine",
@@ -70,27 +74,32 @@ ANYTHING = [
 
 @pytest.mark.parametrize("sql", READS, ids=lambda sql: sql[:40])
 def test_what_only_reads_may_run_twice(sql: str) -> None:
-    assert effects_of(sql) == Effects(writes=False, binds=False)
+    assert effects_of(sql) == Effects(writes=False, binds=False, defines=False)
     assert effects_of(sql).reads
 
 
 @pytest.mark.parametrize("sql", WRITES)
 def test_what_writes(sql: str) -> None:
-    assert effects_of(sql) == Effects(writes=True, binds=False)
+    assert effects_of(sql) == Effects(writes=True, binds=False, defines=False)
+
+
+@pytest.mark.parametrize("sql", DEFINES)
+def test_what_mysql_commits_at_once(sql: str) -> None:
+    assert effects_of(sql) == Effects(writes=True, binds=False, defines=True)
 
 
 @pytest.mark.parametrize("sql", BINDS)
 def test_what_is_left_in_the_session(sql: str) -> None:
-    assert effects_of(sql) == Effects(writes=False, binds=True)
+    assert effects_of(sql) == Effects(writes=False, binds=True, defines=False)
 
 
 @pytest.mark.parametrize("sql", ANYTHING)
 def test_what_may_do_anything(sql: str) -> None:
-    assert effects_of(sql) == Effects(writes=True, binds=True)
+    assert effects_of(sql) == Effects(writes=True, binds=True, defines=True)
 
 
 def test_what_is_no_text_may_do_anything() -> None:
-    assert effects_of(object()) == Effects(writes=True, binds=True)
+    assert effects_of(object()) == Effects(writes=True, binds=True, defines=True)
 
 
 class Note(peewee.Model):
@@ -111,5 +120,7 @@ def test_peewees_own_queries(database: peewee.Database) -> None:
         for query in queries:
             assert effects_of(database.get_sql_context().sql(query).query()[0]).reads
         for query in (Note.insert(text="x"), Note.update(text="x"), Note.delete(), Note.insert_many([{"text": "x"}])):
-            assert effects_of(database.get_sql_context().sql(query).query()[0]) == Effects(writes=True, binds=False)
+            assert effects_of(database.get_sql_context().sql(query).query()[0]) == Effects(
+                writes=True, binds=False, defines=False
+            )
         assert effects_of(database.get_sql_context().sql(Note.select().for_update()).query()[0]).writes

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, overload
 
-from peewee import InterfaceError, OperationalError
+from peewee import InterfaceError, MySQLDatabase, OperationalError
 
 from .connections import ScopedConnections
 from .errors import ConnectionLost, NoConnection
@@ -36,7 +36,7 @@ from .waiting import may_block_for
 
 logger = logging.getLogger("peewee_web")
 
-_NO_EFFECTS = Effects(writes=False, binds=False)
+_NO_EFFECTS = Effects(writes=False, binds=False, defines=False)
 
 
 class Executing(ScopedConnections):
@@ -61,14 +61,18 @@ class Executing(ScopedConnections):
                     cursor = self._outlive(error, begun, state, effects, again)
                 except ConnectionLost:
                     if journal is not None and effects.writes:
-                        journal.note(state, sql)  # it may have been carried out
+                        journal.note(state, sql, self._commits(effects))  # it may have been carried out
                     raise
             if not effects.reads:
                 if effects.binds and state.lease is not None:
                     state.lease.bound = True
                 if journal is not None and effects.writes:
-                    journal.note(state, sql)
+                    journal.note(state, sql, self._commits(effects))
             return cursor
+
+    def _commits(self, effects: Effects) -> bool:
+        """Whether a statement commits the transaction that it is in: MySQL's manual, "Implicit Commit"."""
+        return effects.defines and isinstance(self, MySQLDatabase)
 
     def _outlive(
         self, error: Exception, begun: float, state: ConnectionState, effects: Effects, again: Callable[[], Any] | None

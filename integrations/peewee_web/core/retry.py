@@ -57,12 +57,13 @@ class Journal:
 
     def check(self, state: ConnectionState, database: object) -> None:
         """Raise `ScopeError` if the transaction of *state* began outside the function."""
-        if state.is_in_transaction() and state.transaction_journal is not self:
+        if state.transaction_place is not None and state.transaction_journal is not self:
             raise _refusal(database)
 
-    def note(self, state: ConnectionState, sql: Any) -> None:
-        """A statement that writes was carried out, or may have been."""
-        if state.is_in_transaction():
+    def note(self, state: ConnectionState, sql: Any, commits: bool) -> None:
+        """A statement that writes was carried out, or may have been. *commits*: also in a transaction it lasts."""
+        # Not `is_in_transaction`: within `manual_commit()`, and after a `commit()` inside a block, there is none.
+        if state.transaction_place is not None and not commits:
             state.wrote = True
         else:
             self._write(" ".join(str(sql).split())[:60])

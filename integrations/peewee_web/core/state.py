@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol
 
 from . import fork
 from .lease import Lease
-from .places import Place
+from .places import Place, caller
 
 # Stands in `ConnectionState.ctx` for a connection that the scope opened, not a `with db:` block: Peewee closes the
 # connection when the last block leaves `ctx`, and the scope never leaves it.
@@ -99,6 +99,8 @@ class ConnectionState:
         if not other.closed:
             self.hold(admit(other.conn))
             self.ctx, self.transactions, self.commit_callbacks = other.ctx, other.transactions, other.commit_callbacks
+            if self.transactions:
+                self.transaction_place = caller()  # nobody knows where it began
             other.reset()
 
     def keep_open(self) -> None:

@@ -17,6 +17,8 @@ class Effects(NamedTuple):
     """Something in the database: running it twice may not be the same as running it once."""
     binds: bool
     """Something in the session that a later statement may rely on, such as a setting, a lock or a temporary table."""
+    defines: bool
+    """Something in the schema, the rights or the server's own tables: what MySQL commits at once."""
 
     @property
     def reads(self) -> bool:
@@ -24,10 +26,11 @@ class Effects(NamedTuple):
         return not (self.writes or self.binds)
 
 
-_NOTHING = Effects(writes=False, binds=False)
-_WRITES = Effects(writes=True, binds=False)
-_BINDS = Effects(writes=False, binds=True)
-_ANYTHING = Effects(writes=True, binds=True)
+_NOTHING = Effects(writes=False, binds=False, defines=False)
+_WRITES = Effects(writes=True, binds=False, defines=False)
+_BINDS = Effects(writes=False, binds=True, defines=False)
+_DEFINES = Effects(writes=True, binds=False, defines=True)
+_ANYTHING = Effects(writes=True, binds=True, defines=True)
 
 _FIRST_WORD = re.compile(r"[\s(]*(\w+)")
 _READERS = frozenset({"SELECT", "VALUES", "TABLE", "SHOW", "DESCRIBE", "DESC"})
@@ -38,7 +41,8 @@ _BINDERS = frozenset(
     | {"LOCK", "UNLOCK", "PREPARE", "DEALLOCATE", "DECLARE", "FETCH", "MOVE", "CLOSE"}
     | {"BEGIN", "START", "ROLLBACK", "ABORT", "SAVEPOINT", "RELEASE"}
 )
-_WRITERS = frozenset({"INSERT", "UPDATE", "DELETE", "REPLACE", "MERGE", "TRUNCATE", "COPY", "ALTER", "DROP", "COMMIT"})
+_WRITERS = frozenset({"INSERT", "UPDATE", "DELETE", "REPLACE", "MERGE", "COPY"})
+_DEFINERS = frozenset({"CREATE", "ALTER", "DROP", "TRUNCATE", "RENAME", "GRANT", "REVOKE", "COMMIT"})
 _TEMPORARY = re.compile(r"\s*CREATE\s+(?:GLOBAL\s+|LOCAL\s+)?TEMP(?:ORARY)?\b", re.IGNORECASE)
 # A query that is more than one: it writes a table or a variable, takes locks, or calls what does; or a second statement
 # follows it. (PostgreSQL's and MySQL's functions that do so; of an app's own nobody can tell.)
@@ -74,7 +78,9 @@ def _effects_of(sql: str) -> Effects:
         return _ANYTHING
     if word in _BINDERS or _TEMPORARY.match(sql):
         return _BINDS
-    return _WRITES if word in _WRITERS or word == "CREATE" else _ANYTHING
+    if word in _WRITERS:
+        return _WRITES
+    return _DEFINES if word in _DEFINERS else _ANYTHING
 
 
 _cached = functools.lru_cache(maxsize=1024)(_effects_of)
