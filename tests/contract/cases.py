@@ -456,23 +456,21 @@ def in_thread(function: Callable[..., Any], *arguments: Any) -> Any:
 # First use fails (D8): the database's own initialisation is broken for as long as one request asks for it.
 
 
-def kill_session(database: Any, number: str) -> None:
-    """End that session from another one, and wait until it is gone."""
-    if isinstance(database, peewee.PostgresqlDatabase):
-        kill, look = "SELECT pg_terminate_backend({})", "SELECT count(*) FROM pg_stat_activity WHERE pid = {}"
-    else:
-        kill, look = "KILL {}", "SELECT count(*) FROM information_schema.PROCESSLIST WHERE ID = {}"
+def lose_connection(database: Any) -> None:
+    """Have the server end this request's session, and wait until that is known on this side of the proxy."""
+    kill = "SELECT pg_terminate_backend({})" if isinstance(database, peewee.PostgresqlDatabase) else "KILL {}"
+    number = session(database)
     with peewee_web.scope():
         database.execute_sql(kill.format(number))
-        while database.execute_sql(look.format(number)).fetchone()[0]:
-            time.sleep(0.01)
+    while not database._state.find().lease.pooled.has_news():
+        time.sleep(0.01)
 
 
 @sync_case
 def killed_between_statements(call: Call) -> Reply:
-    kill_session(call.database, session(call.database))
+    lose_connection(call.database)
     save(call)
-    kill_session(call.database, session(call.database))
+    lose_connection(call.database)
     return Reply(echo(call))
 
 
@@ -480,7 +478,7 @@ def killed_between_statements(call: Call) -> Reply:
 def killed_in_atomic(call: Call) -> Reply:
     with call.database.atomic():
         save(call)
-        kill_session(call.database, session(call.database))
+        lose_connection(call.database)
         return Reply(echo(call))
 
 
