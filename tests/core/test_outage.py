@@ -386,6 +386,51 @@ def test_other_options_may_mean_another_server() -> None:
         waiting.result()
 
 
+def test_after_a_night_without_requests_the_first_ones_wait_for_one_attempt() -> None:
+    held = HeldAttempts()
+    with Simulation(timeout=4, fail_fast_after=4) as sim:
+        has_been_away(sim, 4)
+        comes_back(sim)
+        sim.pass_time(18_000)
+        sim.start = held
+        waiting = [sim.waiting() for _ in range(6)]
+        for number in range(6):
+            held.run(number)
+        for thread in waiting:
+            thread.result()
+
+
+# What goes wrong meanwhile.
+
+
+def test_an_attempt_for_which_there_was_no_thread_is_made_later() -> None:
+    def no_thread(work: Any, delay: float) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with Simulation() as sim:
+        goes_away(sim)
+        before, sim.pool._start = sim.pool._start, no_thread
+        waiting = sim.waiting()
+        assert (sim.pool.stats().size, sim.put_off) == (0, [])
+        comes_back(sim)
+        sim.pool._start = before
+        until(lambda: sim.put_off != [])
+        sim.pass_time(1)
+        waiting.result()
+
+
+def test_an_attempt_that_was_put_off_is_not_made_for_a_pool_that_has_begun_anew() -> None:
+    with Simulation(timeout=1) as sim:
+        goes_away(sim)
+        waiting = sim.waiting()
+        sim.pool.forget()
+        comes_back(sim)
+        sim.pass_time(1)
+        assert sim.pool.stats().size == 0
+        with pytest.raises(DatabaseUnavailable):
+            waiting.result()
+
+
 # What is said of it.
 
 

@@ -8,10 +8,11 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import peewee
 import pytest
 
 import peewee_web
-from peewee_web import DatabaseUnavailable, NoConnection
+from peewee_web import Databases, DatabaseUnavailable, NoConnection
 from peewee_web.core.errors import ConnectionLost
 from peewee_web.core.retry import READS_ONCE
 from tests.core.working import Served, Working, in_thread, in_use, query, save, saved
@@ -93,6 +94,129 @@ def test_what_the_app_has_set_is_not_lost_in_silence(served: Served) -> None:
         with pytest.raises(ConnectionLost):
             query(served.database)
         assert query(served.database) == 1  # it has been told
+
+
+def test_a_transaction_of_the_drivers_own_is_not_continued_elsewhere(served: Served) -> None:
+    if served.server.scheme != "postgresql":
+        pytest.skip("the same way")
+    with peewee_web.scope():
+        served.database.connection().autocommit = False
+        save(served.database, "first")
+        kill(served)
+        with pytest.raises(ConnectionLost):
+            query(served.database)
+        save(served.database, "second")  # it has been told
+    assert saved(served.database) == ["second"]
+
+
+@pytest.mark.parametrize("reads", [True, False])
+def test_a_connection_without_autocommit_is_not_replaced_in_silence(
+    served: Served, monkeypatch: pytest.MonkeyPatch, reads: bool
+) -> None:
+    def prepare(self: Any, connection: Any) -> None:
+        connection.autocommit(False) if callable(connection.autocommit) else setattr(connection, "autocommit", False)
+
+    monkeypatch.setattr(type(served.database), "_initialize_connection", prepare)
+    with peewee_web.scope():
+        query(served.database)
+        kill(served)
+        with pytest.raises(ConnectionLost):
+            query(served.database) if reads else save(served.database)
+
+
+def test_what_asks_for_something_in_the_session_is_not_asked_elsewhere(served: Served) -> None:
+    asks = "SELECT lastval()" if served.server.scheme == "postgresql" else "SELECT LAST_INSERT_ID()"
+    with peewee_web.scope():
+        query(served.database)
+        kill(served)
+        with pytest.raises(ConnectionLost):
+            served.database.execute_sql(asks)
+
+
+def test_a_failed_statement_is_no_hindrance(served: Served) -> None:
+    """After one PyMySQL can't tell whether a transaction is open."""
+    with peewee_web.scope():
+        with pytest.raises(peewee.DatabaseError):
+            served.database.execute_sql("SELECT nothing FROM nowhere")
+        kill(served)
+        save(served.database, "kept")
+    assert saved(served.database) == ["kept"]
+
+
+def test_transactions_by_hand_go_on_after_a_loss(served: Served) -> None:
+    database = served.database
+    outcomes = []
+    for lose in (True, False):
+        with contextlib.suppress(ConnectionLost):
+            database.begin()
+            save(database, f"{lose}")
+            if lose:
+                kill(served)
+            database.commit()
+            outcomes.append("committed")
+    for lose in (True, False):
+        with contextlib.suppress(ConnectionLost), database.manual_commit():
+            query(database)
+            if lose:
+                kill(served)
+            save(database, "manual")
+            outcomes.append("saved")
+    database.close()
+    assert outcomes == ["committed", "saved", "saved"]
+    assert saved(database) == ["False", "manual", "manual"]
+
+
+def test_two_threads_of_a_scope_look_at_their_connection_at_once(served: Served) -> None:
+    with peewee_web.scope():
+        query(served.database)
+
+        def look() -> int:
+            return sum(served.database.connection() is not None for _ in range(20_000))
+
+        threads = [Working(None, look) for _ in range(3)]
+        assert [thread.result() for thread in threads] == [20_000] * 3
+
+
+def test_an_explicit_connection_that_can_not_be_replaced_yet_is_later(served: Served) -> None:
+    with TcpProxy(served.server.host, served.server.port) as proxy:
+        url = served.server.url(served.name).replace(f":{served.server.port}/", f":{proxy.port}/")
+        suffix = "?prefer_psycopg3=true" if served.driver == "psycopg3" else ""
+        database = peewee_web.connect(url + suffix, timeout=None, autoconnect=False)
+        with database.connection_context():
+            query(database)
+            proxy.refuse()
+            proxy.cut()
+            with pytest.raises(DatabaseUnavailable):
+                query(database)
+            proxy.forward()
+            until(lambda: _works(database))
+        database.close_all()
+
+
+def _works(database: Any) -> bool:
+    try:
+        return query(database) == 1
+    except DatabaseUnavailable:
+        return False
+
+
+def test_an_atomic_scope_whose_begin_is_lost_fails_and_leaves_nothing(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database, killed = served.database, []
+
+    def prepare(self: Any, connection: Any) -> None:
+        if not killed:
+            killed.append(1)
+            kill(served)
+
+    monkeypatch.setattr(type(database), "_initialize_connection", prepare)
+    with Databases(database, atomic=True).scope():
+        query(database)  # nothing was done on the first connection, and a read may be run again
+        assert database.transaction_depth() == 1
+        save(database, "kept")
+    monkeypatch.undo()
+    assert saved(database) == ["kept"]
 
 
 def test_what_is_set_on_each_connection_is_no_hindrance(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -191,7 +192,7 @@ def test_what_has_written_is_not_run_again(database: PooledSqliteDatabase, caplo
     with pytest.raises(ConnectionLost), peewee_web.scope():
         database.retry(flaky)()
     assert saved(database) == ["x"]
-    assert "not run again after 'INSERT INTO note VALUES (?)', which may have been carried out" in caplog.text
+    assert "not run again after 'INSERT INTO', which may have been carried out" in caplog.text
 
 
 def test_what_has_committed_is_not_run_again(database: PooledSqliteDatabase) -> None:
@@ -250,6 +251,80 @@ def test_what_mysql_has_committed_by_itself_is_not_run_again(mariadb: Any) -> No
         work()
     database.close_all()
     mariadb.drop_database(name)
+
+
+def test_what_a_procedure_has_done_before_a_conflict_is_not_done_again(mariadb: Any) -> None:
+    name = "retry_procedure"
+    mariadb.create_database(name)
+    database = peewee_web.connect(mariadb.url(name), init_command="SET innodb_lock_wait_timeout = 1")
+    with peewee_web.scope():
+        database.execute_sql("CREATE TABLE note (text VARCHAR(9) PRIMARY KEY)")
+        database.execute_sql("CREATE TABLE log (text VARCHAR(9))")
+        save(database, "a")
+        database.execute_sql("CREATE PROCEDURE p() BEGIN INSERT INTO log VALUES ('x'); UPDATE note SET text = 'b'; END")
+    with peewee_web.scope():
+        database.begin()
+        database.execute_sql("UPDATE note SET text = 'a'")
+        with peewee_web.scope(), database.retry_db_errors(), pytest.raises(peewee.OperationalError, match="1205"):
+            database.execute_sql("CALL p()")
+        with peewee_web.scope(), pytest.raises(peewee.OperationalError, match="1205"):
+            database.retry(lambda: database.execute_sql("CALL p()"))()
+        database.rollback()
+        assert database.execute_sql("SELECT count(*) FROM log").fetchone() == (2,)
+    database.close_all()
+    mariadb.drop_database(name)
+
+
+def test_what_was_done_past_us_is_not_done_again(database: PooledSqliteDatabase) -> None:
+    def work() -> None:
+        database.cursor().executemany("INSERT INTO note VALUES (?)", [("past us",)])
+
+    with pytest.raises(ConnectionLost), peewee_web.scope():
+        database.retry(Flaky(1, work=work))()
+    assert saved(database) == ["past us"]
+
+
+def test_a_transaction_begun_in_sql_is_not_run_again(database: PooledSqliteDatabase) -> None:
+    def work() -> None:
+        database.execute_sql("BEGIN")
+        save(database)
+        database.execute_sql("COMMIT")
+
+    with pytest.raises(ConnectionLost), peewee_web.scope():
+        database.retry(Flaky(1, work=work))()
+    assert saved(database) == ["x"]
+
+
+def test_a_hook_after_a_commit_is_not_run_again(database: PooledSqliteDatabase) -> None:
+    mails: list[str] = []
+
+    def work() -> None:
+        with database.atomic():
+            query(database)
+            database.after_commit(lambda: mails.append("mail"))
+
+    with pytest.raises(ConnectionLost), peewee_web.scope():
+        database.retry(Flaky(1, work=work))()
+    assert mails == ["mail"]
+
+
+def test_a_function_that_leaves_a_transaction_open_fails_with_its_own_error(database: PooledSqliteDatabase) -> None:
+    flaky = Flaky(1, work=database.begin)
+    with peewee_web.scope(), pytest.raises(ConnectionLost):
+        database.retry(flaky)()
+    assert flaky.calls == 1
+
+
+def test_a_function_on_an_event_loop_does_not_stop_it_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backoff.random, "uniform", lambda _, longest: 30.0)
+    slept: list[float] = []
+    monkeypatch.setattr(time, "sleep", slept.append)
+
+    async def main() -> None:
+        peewee_web.retry(Flaky(1))()
+
+    asyncio.run(main())
+    assert slept == [1.0]
 
 
 def test_what_was_rolled_back_is_run_again(database: PooledSqliteDatabase) -> None:
@@ -614,6 +689,46 @@ def test_a_write_whose_outcome_is_unknown_is_run_again_only_on_request(served: S
     served.server.kill_sessions(served.name)
     assert writing.result() == ("written" if may else "lost")
     assert saved(database) == (["slow"] if may else [])
+
+
+def test_a_statement_of_a_transaction_begun_in_sql_is_not_run_again(
+    impatient: PooledSqliteDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = Lock(impatient, monkeypatch)
+    with peewee_web.scope(), impatient.retry_db_errors():
+        impatient.execute_sql("BEGIN DEFERRED")
+        with pytest.raises(peewee.OperationalError, match="locked"):
+            save(impatient)
+    lock._let_go(0, 0)
+
+
+# Query hooks.
+
+
+def test_a_query_hook_that_fails_does_not_make_a_write_run_again(database: PooledSqliteDatabase) -> None:
+    def hook(event: Any) -> None:
+        raise PoolTimeout("the audit's own database")
+
+    database.query_hooks.append(hook)
+    with peewee_web.scope(), database.retry_db_errors(), pytest.raises(PoolTimeout, match="audit"):
+        save(database)
+    with peewee_web.scope(), pytest.raises(PoolTimeout, match="audit"):
+        database.retry(lambda: save(database, "y"))()
+    database.query_hooks.clear()
+    assert saved(database) == ["x", "y"]
+
+
+def test_a_query_hook_that_fails_does_not_hide_why_a_statement_failed(
+    database: PooledSqliteDatabase, caplog: pytest.LogCaptureFixture
+) -> None:
+    def hook(event: Any) -> None:
+        raise ConnectionRefusedError("statsd")
+
+    database.query_hooks.append(hook)
+    with peewee_web.scope(), pytest.raises(peewee.OperationalError, match="no such table"):
+        database.execute_sql("SELECT * FROM nowhere")
+    database.query_hooks.clear()
+    assert "a query hook failed" in caplog.text
 
 
 def test_the_mixin_is_a_pool_over_any_database_of_peewees() -> None:

@@ -67,14 +67,14 @@ class Checkout:
         waiter = ThreadWaiter(self._patient)
         with self._queueing(waiter):
             while (left := self._time_left()) > 0 and not waiter.sleep(min(left, RECLAIM_EVERY)):
-                self._look_around()
+                self._look_again()
         return self._outcome(waiter)
 
     async def _wait_async(self) -> Lease:
         waiter = TaskWaiter(self._patient)
         with self._queueing(waiter):
             while (left := self._time_left()) > 0 and not await waiter.sleep(min(left, RECLAIM_EVERY)):
-                self._look_around()
+                self._look_again()
         return self._outcome(waiter)
 
     @contextmanager
@@ -100,6 +100,10 @@ class Checkout:
         """Take back what finalizers have left, and report what has been out for too long."""
         self._pool.reclaim()
         self._pool.tend(self._pool.clock())
+
+    def _look_again(self) -> None:
+        self._look_around()
+        self._pool.resume()
 
     def _outcome(self, waiter: Waiter) -> Lease:
         if waiter.lease is not None:

@@ -25,7 +25,13 @@ from .places import described
 from .pool import Pool
 from .scope import CurrentState, current_scope
 from .state import ConnectionState, Orphan, ScopedState, SharedState, thread_states
-from .transactions import status_of, warn_of_open_transaction, was_in_transaction
+from .transactions import (
+    commits_by_itself,
+    is_in_transaction,
+    status_of,
+    warn_of_open_transaction,
+    was_in_transaction,
+)
 
 if TYPE_CHECKING:
     from .lease import Lease
@@ -99,16 +105,20 @@ class ScopedConnections(PhysicalConnections):
             raise InterfaceError("this database must be initialized before it is used: call its init() with a name")
 
     def _begin_use(self, state: ConnectionState) -> None:
+        state.is_beginning = True
         try:
             self._initialize_connection(state.conn)
             if state.lease is not None:
-                state.lease.bound = False  # what is set here, each connection has
+                # What is set here, each connection has; but without autocommit any statement begins a transaction.
+                state.lease.has_state = self._prepares_connections() and not commits_by_itself(state.conn)
             if isinstance(state, ScopedState) and self._is_atomic(state):
                 self.begin_request_transaction(state)
         except BaseException:
             self.discard(state)  # its first use failed: it is not fit for a second
             with in_peewees_terms:
                 raise
+        finally:
+            state.is_beginning = False
 
     def _is_atomic(self, state: ConnectionState) -> bool:
         scope = current_scope()
@@ -148,31 +158,40 @@ class ScopedConnections(PhysicalConnections):
         state: ConnectionState = self._state.find()
         if not state.closed:
             self.pool.notice_fork()  # else a child that Python was not told of would go on with its parent's
-            lease = state.lease
-            if lease is not None and (lease.broken or lease.pooled.has_news()):
-                with state:
+            if state.take_turn_if_free():  # else another thread is using the connection at this moment
+                try:
                     self._renew(state)
-        if state.closed and state.scoped:
+                finally:
+                    state.__exit__()
+        if state.closed and (state.scoped or state.lost):
             with state:
                 if state.ended:
                     raise ScopeClosed
                 if state.closed:
                     self._establish(state)
-                    state.keep_open()
+                    if state.scoped:
+                        state.keep_open()
 
     def _renew(self, state: ConnectionState) -> None:
         """Take another connection in place of one that is lost, with which nothing is lost any more."""
         lease = state.lease
-        if lease is None or state.is_in_transaction():
+        if lease is None or not (lease.broken or lease.pooled.has_news()):
             return
-        # News may be a half-read result as well. And a session that statements rely on is not replaced in silence.
-        if not lease.broken and (lease.bound or status_of(state) is not Status.IDLE or self.pool.is_alive(lease)):
+        if is_in_transaction(state) or state.is_beginning:
+            return
+        if not lease.broken and (self._is_bound_to(state, lease) or self.pool.is_alive(lease)):
             return
         state.part()
         self.pool.discard(lease)
-        self._require_init()
-        state.hold(self.pool.checkout())
-        self._begin_use(state)
+        logger.debug("a connection was lost between two statements, and is replaced")
+        self._establish(state)
+
+    def _is_bound_to(self, state: ConnectionState, lease: Lease) -> bool:
+        """Whether another connection would not do, and the app has not been told yet that this one is lost."""
+        if lease.has_state:
+            return True
+        # The news may be a half-read result. Of drivers that can't tell (UNKNOWN) it is none: the app has no cursor.
+        return status_of(state) not in (Status.IDLE, Status.UNKNOWN)
 
     def is_connection_lost(self) -> bool:
         """Whether the connection of the current scope is known to be gone. Asks nobody."""
@@ -210,8 +229,11 @@ class ScopedConnections(PhysicalConnections):
 
     def _has_first_use(self, state: ConnectionState) -> bool:
         """Whether a connection's first use in *state* is a network call, such as a BEGIN."""
-        default = getattr(self._initialize_connection, "__func__", None) is Database._initialize_connection  # type: ignore[attr-defined]
-        return not default or self._is_atomic(state)
+        return self._prepares_connections() or self._is_atomic(state)
+
+    def _prepares_connections(self) -> bool:
+        """Whether the app, or Peewee's class, does something with a connection before its first use."""
+        return getattr(self._initialize_connection, "__func__", None) is not Database._initialize_connection  # type: ignore[attr-defined]
 
     def _begin_use_later(self, state: ConnectionState, lease: Lease) -> None:
         with state:

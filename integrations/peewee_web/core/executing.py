@@ -16,6 +16,7 @@ from typing import Any, overload
 from peewee import InterfaceError, MySQLDatabase, OperationalError
 
 from .connections import ScopedConnections
+from .drivers import Status
 from .errors import ConnectionLost, NoConnection
 from .faults import first_line, is_lost_connection
 from .places import caller
@@ -29,14 +30,18 @@ from .retry import (
     current_journal,
     retrying_statements,
 )
-from .state import ConnectionState
+from .state import ConnectionState, OpenTransaction
 from .statements import Effects, effects_of
-from .transactions import ScopedSavepoint
+from .transactions import ScopedSavepoint, is_in_transaction, status_of
 from .waiting import may_block_for
 
 logger = logging.getLogger("peewee_web")
 
-_NO_EFFECTS = Effects(writes=False, binds=False, defines=False)
+_NO_EFFECTS = Effects()
+
+
+class _HookFailed(Exception):
+    """A query hook of the app's raised ``args[0]``, after a statement that had succeeded."""
 
 
 class Executing(ScopedConnections):
@@ -49,30 +54,56 @@ class Executing(ScopedConnections):
         state: ConnectionState = self._state.find()
         effects = effects_of(sql)
         journal = current_journal()
-        if journal is not None:
-            journal.check(state, self)
         with state:
-            begun = time.monotonic()
+            if journal is not None:
+                journal.check(state, self)
+            if effects.needs_state and state.lease is not None:
+                state.lease.has_state = True  # another connection would not do
             try:
-                cursor = super()._execute_cursor(sql, params, **options)
+                cursor = self._run(state, sql, params, effects, options)
+            except _HookFailed as failed:
+                self._note_effects(state, sql, effects, journal)
+                raise failed.args[0] from None
             except Exception as error:
-                again = None if options else functools.partial(super()._execute_cursor, sql, params)
-                try:
-                    cursor = self._outlive(error, begun, state, effects, again)
-                except ConnectionLost:
-                    if journal is not None and effects.writes:
-                        journal.note(state, sql, self._commits(effects))  # it may have been carried out
-                    raise
-            if not effects.reads:
-                if effects.binds and state.lease is not None:
-                    state.lease.bound = True
-                if journal is not None and effects.writes:
-                    journal.note(state, sql, self._commits(effects))
+                if effects.commits or isinstance(
+                    error, ConnectionLost
+                ):  # it may have been carried out, or a part of it
+                    self._note_effects(state, sql, effects, journal)
+                raise
+            self._note_effects(state, sql, effects, journal)
             return cursor
 
-    def _commits(self, effects: Effects) -> bool:
-        """Whether a statement commits the transaction that it is in: MySQL's manual, "Implicit Commit"."""
-        return effects.defines and isinstance(self, MySQLDatabase)
+    def _run(self, state: ConnectionState, sql: Any, params: Any, effects: Effects, options: dict[str, Any]) -> Any:
+        begun = time.monotonic()
+        with state.inside:
+            try:
+                return super()._execute_cursor(sql, params, **options)
+            except _HookFailed:
+                raise
+            except Exception as error:
+                # A server-side cursor is no statement: it goes on in its session.
+                again = None if options else functools.partial(super()._execute_cursor, sql, params)
+                return self._outlive(error, begun, state, effects, again)
+
+    def _notify_hooks(self, sql: Any, params: Any, start: float, error: BaseException | None) -> None:
+        try:
+            super()._notify_hooks(sql, params, start, error)
+        except Exception as failure:
+            if error is None:
+                raise _HookFailed(failure) from failure
+            logger.exception("a query hook failed")  # the statement's own error comes first
+
+    def _note_effects(self, state: ConnectionState, sql: Any, effects: Effects, journal: Journal | None) -> None:
+        if effects.leaves_state and state.lease is not None:
+            state.lease.has_state = True
+        if journal is None:
+            return
+        if effects.writes:
+            # MySQL's manual: "Statements That Cause an Implicit Commit".
+            commits = effects.commits or (effects.defines and isinstance(self, MySQLDatabase))
+            journal.note_statement(state, sql, commits)
+        if state.open_transaction is None and status_of(state) in (Status.IN_TRANSACTION, Status.FAILED):
+            journal.note("a transaction begun in SQL")  # where it began, and what is in it, nobody knows
 
     def _outlive(
         self, error: Exception, begun: float, state: ConnectionState, effects: Effects, again: Callable[[], Any] | None
@@ -83,26 +114,30 @@ class Executing(ScopedConnections):
         """
         failures = 0
         while True:
-            bound = state.lease is not None and state.lease.bound
-            failure = self._note_failure(error, state)
+            lease = state.lease
+            # What it waited for a connection doesn't count.
+            seconds = time.monotonic() - (begun if lease is None else max(begun, lease.taken))
+            told = self._noted(error, state)
             failures += 1
             pause = None
-            if again is not None and not state.is_in_transaction():
-                seconds = time.monotonic() - begun
-                pause = retrying_statements(self).pause(failure, failures, effects, bound=bound, seconds=seconds)
+            if again is not None and not is_in_transaction(state):
+                bound = lease is not None and lease.has_state
+                pause = retrying_statements(self).pause(told, failures, effects, bound=bound, seconds=seconds)
             if again is None or pause is None:
-                if failure is error:
+                if told is error:
                     raise error
-                raise failure from error
-            logger.warning("a statement is run again: %s", first_line(failure))
+                raise told from error
+            logger.warning("a statement is run again: %s", first_line(told))
             time.sleep(min(pause, may_block_for()))
             begun = time.monotonic()
             try:
                 return again()
+            except _HookFailed:
+                raise
             except Exception as another:
                 error = another
 
-    def _note_failure(self, error: Exception, state: ConnectionState) -> Exception:
+    def _noted(self, error: Exception, state: ConnectionState) -> Exception:
         """What *error*, raised by a statement, is to be told as."""
         if state.lease is None or isinstance(error, NoConnection):
             return error
@@ -112,35 +147,51 @@ class Executing(ScopedConnections):
         self.pool.note_lost(state.lease)
         return ConnectionLost(f"the connection to the database was lost: {first_line(error)}")
 
+    # What the app does past us may leave anything in the session.
+
+    def cursor(self, named_cursor: Any = None) -> Any:
+        cursor = super().cursor(named_cursor)
+        state: ConnectionState = self._state.find()
+        if not state.inside or named_cursor is not None:
+            _note_use(state, "the driver's own cursor")
+        return cursor
+
+    def connection(self) -> Any:
+        connection = super().connection()
+        state: ConnectionState = self._state.find()
+        if not state.inside:
+            _note_use(state, "the driver's own connection")
+        return connection
+
+    # Transactions.
+
     def begin(self, *args: Any, **options: Any) -> None:
         state: ConnectionState = self._state.find()
         begin = functools.partial(super().begin, *args, **options)
-        with state:
+        with state, state.inside:
             begun = time.monotonic()
             try:
                 begin()
             except Exception as error:
-                self._outlive(error, begun, state, _NO_EFFECTS, begin)
-            state.transaction_place = caller()
-            state.transaction_journal = current_journal()
-            state.wrote = False
+                # Within the first use of a connection it is that which begins anew.
+                self._outlive(error, begun, state, _NO_EFFECTS, None if state.is_beginning else begin)
+            state.begin_transaction(caller(), current_journal())
 
     def commit(self) -> None:
         state: ConnectionState = self._state.find()
-        with state:
-            journal: Journal | None = state.transaction_journal if state.wrote else None
+        with state, state.inside:
+            transaction, hooks = state.open_transaction, bool(state.commit_callbacks)
             try:
                 super().commit()
             except Exception as error:
-                failure = self._note_failure(error, state)
-                if failure is error:
+                told = self._noted(error, state)
+                if told is error:
                     raise
-                if journal is not None:
-                    journal.note_commit()  # it may have arrived
-                raise failure from error
-            state.transaction_place = state.transaction_journal = None
-            if journal is not None:
-                journal.note_commit()
+                state.end_transaction()
+                _note_commit(transaction, hooks)  # it may have arrived
+                raise told from error
+            state.end_transaction()
+            _note_commit(transaction, hooks)
 
     def rollback(self) -> None:
         """As Peewee's, but without an error where the connection is lost: then the server rolls back by itself.
@@ -148,15 +199,15 @@ class Executing(ScopedConnections):
         (An error here would hide the first one, which says what happened.)
         """
         state: ConnectionState = self._state.find()
-        with state:
+        with state, state.inside:
             if state.lease is None or not state.lease.broken:
                 try:
                     super().rollback()
                 except (InterfaceError, OperationalError) as error:
-                    self._note_failure(error, state)
+                    self._noted(error, state)
                     if not self.is_connection_lost():
                         raise
-            state.transaction_place = state.transaction_journal = None
+            state.end_transaction()
 
     def savepoint(self) -> Any:
         return ScopedSavepoint(self)
@@ -200,3 +251,18 @@ class Executing(ScopedConnections):
         """
         with StatementRetry(max_retries, backoff, retry_writes).over(self):
             yield
+
+
+def _note_commit(transaction: OpenTransaction | None, hooks: bool) -> None:
+    """Of a transaction that has ended, or may have. *hooks*: functions of the app's run after its commit."""
+    if transaction is not None and transaction.journal is not None and (transaction.wrote or hooks):
+        transaction.journal.note("COMMIT")
+
+
+def _note_use(state: ConnectionState, what: str) -> None:
+    """The app has *what*, with which it may do anything past us."""
+    if state.lease is not None:
+        state.lease.has_state = True
+    journal = current_journal()
+    if journal is not None:
+        journal.note(what)

@@ -59,7 +59,7 @@ def check(database: Any) -> Any:
 
 def _check(database: Any) -> Health:
     question = next((sql for kind, sql in _QUESTIONS.items() if isinstance(database, kind)), "SELECT '', 0")
-    database.connection()
+    database.ensure_open()
     begun = time.perf_counter()
     version, read_only = database.execute_sql(question).fetchone()
     round_trip = time.perf_counter() - begun

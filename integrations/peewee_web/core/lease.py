@@ -83,7 +83,18 @@ class Holder(Protocol):
 class Lease:
     """One connection checked out of a pool: by whom, and since when (monotonic seconds)."""
 
-    __slots__ = ("bound", "broken", "connection", "ending", "failed", "holder", "place", "pooled", "reported", "taken")
+    __slots__ = (
+        "broken",
+        "connection",
+        "ending",
+        "failed",
+        "has_state",
+        "holder",
+        "place",
+        "pooled",
+        "reported",
+        "taken",
+    )
 
     def __init__(self, pooled: PooledConnection, taken: float, place: Place) -> None:
         self.pooled = pooled
@@ -92,8 +103,8 @@ class Lease:
         self.place = place
         #: Set by whoever finds the connection unfit for another use: it is closed at check-in.
         self.broken = False
-        #: Set when a statement has left something in the session that others may rely on.
-        self.bound = False
+        #: Set when the session has, or may have, something that later statements rely on.
+        self.has_state = False
         #: Set when a statement failed. (A MySQL server says nothing of the transaction then, which may be open.)
         self.failed = False
         self.ending = False

@@ -149,9 +149,9 @@ class Ledger:
         """Whether *waiter*, which comes amid *outage*, has reason to wait: for the server, or for one attempt."""
         limit = self.options.fail_fast_after
         if limit is not None and now - max(outage.since, self._last_given) >= limit:
-            # One caller makes the attempt that is due; the others need not wait for its result.
+            # One caller makes the attempt that is due. The others wait for its result only if the last is long ago.
             waiter.patient = False
-            return self._opening == 0 and now >= outage.next_attempt
+            return now >= outage.next_attempt and (self._opening == 0 or not outage.is_recent(now))
         return waiter.patient or now >= outage.next_attempt
 
     def leave(self, waiter: Waiter, waited: float) -> None:
@@ -275,6 +275,16 @@ class Ledger:
                 self._call_off()
                 return False
             return True
+
+    def call_off(self) -> None:
+        """An attempt could not be begun."""
+        with self._lock:
+            self._call_off()
+
+    def resume(self, now: float) -> Next:
+        """What waiters need, looked at anew."""
+        with self._lock:
+            return self._next(now)
 
     def _call_off(self) -> None:
         self._opening -= 1

@@ -7,6 +7,7 @@ DB-API connections through a ``Driver``, and neither Peewee nor the web.
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import threading
@@ -223,25 +224,37 @@ class Pool:
     def _go_on(self, next_: Next, inline: bool = False) -> None:
         for waiter in next_.waiters:
             waiter.wake()
+        ledger = self.ledger  # whose attempts these are: a child, or `forget()`, has another soon
         for _ in range(next_.attempts):
             if next_.delay:
-                self._start(self._attempt_later, next_.delay)
+                try:
+                    self._start(functools.partial(self._attempt_later, ledger), next_.delay)
+                except RuntimeError:  # no thread can be started now; whoever waits looks again
+                    ledger.call_off()
             elif inline:
-                self._attempt(inline=True)
+                self._attempt(ledger, inline=True)
             else:
-                self._start(self._attempt, 0.0)
+                self.start(functools.partial(self._attempt, ledger))
 
     def start(self, work: Callable[[], None]) -> None:
-        """Run *work* in the background."""
-        self._start(work, 0.0)
+        """Run *work* in the background; here, where no thread can be started: the interpreter may be shutting down."""
+        try:
+            self._start(work, 0.0)
+        except RuntimeError:
+            work()
 
-    def _attempt_later(self) -> None:
-        if self.ledger.is_attempt_wanted():
-            self._attempt()
+    def resume(self) -> None:
+        """Begin the attempts that waiters need, if an earlier one could not be begun."""
+        self._go_on(self.ledger.resume(self.clock()), inline=self._inline)
 
-    def _attempt(self, inline: bool = False) -> None:
+    def _attempt_later(self, ledger: Ledger) -> None:
+        if ledger.is_attempt_wanted():
+            self._attempt(ledger)
+
+    def _attempt(self, ledger: Ledger, inline: bool = False) -> None:
         """Open one connection for whoever is first in the queue when it is there."""
-        ledger = self.ledger
+        if ledger is not self.ledger:
+            return
         origin = ledger.origin()
         fork.close_inherited()
         try:
@@ -404,8 +417,4 @@ def _start_thread(work: Callable[[], None], delay: float) -> None:
         time.sleep(delay)
         work()
 
-    try:
-        threading.Thread(target=run if delay else work, name="peewee_web-connect", daemon=True).start()
-    except RuntimeError:  # no thread can be started any more: the interpreter is shutting down
-        if not delay:  # else there is no time left to wait for a server
-            work()
+    threading.Thread(target=run if delay else work, name="peewee_web-connect", daemon=True).start()

@@ -22,7 +22,8 @@ def begin(database: ScopedConnections, state: ScopedState) -> None:
             transaction = database.transaction()
             transaction.__enter__()
             state.request_transaction = transaction
-            state.transaction_journal = None  # it lasts for longer than any function that may be run again
+            if state.open_transaction is not None:  # it lasts for longer than any function that may be run again
+                state.begin_transaction(state.open_transaction.place, None)
             state.keep_open()  # no `with db:` block may close it under the transaction
 
 

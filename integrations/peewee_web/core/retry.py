@@ -23,6 +23,8 @@ from .faults import first_line, is_conflict
 from .scope import current_scope
 from .state import ConnectionState
 from .statements import Effects
+from .transactions import is_in_transaction
+from .waiting import may_block_for
 
 logger = logging.getLogger("peewee_web")
 
@@ -52,29 +54,30 @@ class Journal:
 
     def __init__(self, outer: Journal | None) -> None:
         self._outer = outer
-        #: The first statement of lasting effect, or one that may have had it.
+        #: The first thing of lasting effect, or one that may have had it.
         self.written: str | None = None
+        #: How many transactions began in it and are open still.
+        self.open_transactions = 0
 
     def check(self, state: ConnectionState, database: object) -> None:
         """Raise `ScopeError` if the transaction of *state* began outside the function."""
-        if state.transaction_place is not None and state.transaction_journal is not self:
+        if state.open_transaction is not None and state.open_transaction.journal is not self:
             raise _refusal(database)
 
-    def note(self, state: ConnectionState, sql: Any, commits: bool) -> None:
+    def note_statement(self, state: ConnectionState, sql: Any, commits: bool) -> None:
         """A statement that writes was carried out, or may have been. *commits*: also in a transaction it lasts."""
-        # Not `is_in_transaction`: within `manual_commit()`, and after a `commit()` inside a block, there is none.
-        if state.transaction_place is not None and not commits:
-            state.wrote = True
+        # Within `manual_commit()`, and after a `commit()` inside a block, there is none open.
+        if state.open_transaction is not None and not commits:
+            state.open_transaction.wrote = True
         else:
-            self._write(" ".join(str(sql).split())[:60])
+            # No more of it: what follows may be a password.
+            self.note(" ".join(str(sql).split()[:2]))
 
-    def note_commit(self) -> None:
-        self._write("COMMIT")
-
-    def _write(self, what: str) -> None:
+    def note(self, what: str) -> None:
+        """*what* was done, or may have been, that lasts."""
         self.written = self.written or what
         if self._outer is not None:
-            self._outer._write(what)
+            self._outer.note(what)
 
 
 _journal: ContextVar[Journal | None] = ContextVar("peewee_web.journal", default=None)
@@ -159,15 +162,21 @@ class FunctionRetry:
                 raise _refusal(self.database)
         elif scope is not None:
             for database, state in list(scope.states.items()):
-                if state.is_in_transaction() or scope.is_atomic_for(database):
+                if is_in_transaction(state) or scope.is_atomic_for(database):
                     raise _refusal(database)
 
-    def pause(self, error: Exception, failures: int, journal: Journal) -> float | None:
-        """Seconds until the next run, after so many that have failed, the last with *error*; None: there is none."""
+    def announce(self, error: Exception, failures: int, journal: Journal) -> float | None:
+        """Tell of the next run, after so many that have failed, the last with *error*. None: there is none.
+
+        Returns the seconds until then.
+        """
         if failures > self.max_retries or not (isinstance(error, ConnectionLost) or is_conflict(error)):
             return None
         if journal.written is not None and not self.retry_writes:
             logger.warning("not run again after %r, which may have been carried out: %s", journal.written, error)
+            return None
+        if journal.open_transactions:
+            logger.warning("not run again, as it has left a transaction open: %s", error)
             return None
         seconds = pause(self.backoff, _LONGEST_PAUSE, failures)
         logger.warning(
@@ -196,10 +205,10 @@ def _retried(function: Callable[..., Any], policy: FunctionRetry) -> Callable[..
                     return function(*args, **kwargs)
             except Exception as error:
                 failures += 1
-                seconds = policy.pause(error, failures, journal)
+                seconds = policy.announce(error, failures, journal)
                 if seconds is None:
                     raise
-            time.sleep(seconds)
+            time.sleep(min(seconds, may_block_for()))
 
     return run
 
@@ -215,7 +224,7 @@ def _retried_async(function: Callable[..., Any], policy: FunctionRetry) -> Calla
                     return await function(*args, **kwargs)
             except Exception as error:
                 failures += 1
-                seconds = policy.pause(error, failures, journal)
+                seconds = policy.announce(error, failures, journal)
                 if seconds is None:
                     raise
             await asyncio.sleep(seconds)
@@ -249,14 +258,15 @@ class StatementRetry:
         *bound*: the session that was used had something in it that the statement may rely on. *seconds* is for how long
         it was under way.
         """
-        if failures > self.max_retries or seconds > self.longest:
+        if failures > self.max_retries or seconds > self.longest or bound:
             return None
         if isinstance(failure, ConnectionLost):
-            harmless = effects.reads or (self.retry_writes and not effects.binds)
-            return 0.0 if harmless and not bound else None  # the pool sees to the pauses
+            harmless = effects.is_repeatable or (self.retry_writes and not effects.leaves_state)
+            return 0.0 if harmless else None  # the pool sees to the pauses
         if self.only_lost or not (isinstance(failure, NoConnection) or is_conflict(failure)):
             return None
-        return pause(self.backoff, _LONGEST_PAUSE, failures)
+        # A conflict undoes one statement. What may be several, as a procedure, may have committed some.
+        return None if effects.commits else pause(self.backoff, _LONGEST_PAUSE, failures)
 
     @contextmanager
     def over(self, database: RetryingDatabase) -> Iterator[None]:

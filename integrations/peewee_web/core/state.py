@@ -11,11 +11,14 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from . import fork
 from .lease import Lease
 from .places import Place, caller
+
+if TYPE_CHECKING:
+    from .retry import Journal
 
 # Stands in `ConnectionState.ctx` for a connection that the scope opened, not a `with db:` block: Peewee closes the
 # connection when the last block leaves `ctx`, and the scope never leaves it.
@@ -30,6 +33,37 @@ class _ParentsBlock:
 
 
 _PARENTS_BLOCK = _ParentsBlock()
+
+
+class OpenTransaction:
+    """A transaction on a connection, from its BEGIN to its end."""
+
+    __slots__ = ("journal", "place", "wrote")
+
+    def __init__(self, place: Place, journal: Journal | None) -> None:
+        self.place = place
+        #: That of the function in which it began which may be run again, if it began in one.
+        self.journal = journal
+        #: Whether it has written something.
+        self.wrote = False
+
+
+class Inside:
+    """Counts how deep it was entered."""
+
+    __slots__ = ("_depth",)
+
+    def __init__(self) -> None:
+        self._depth = 0
+
+    def __bool__(self) -> bool:
+        return self._depth > 0
+
+    def __enter__(self) -> None:
+        self._depth += 1
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._depth -= 1
 
 
 class ConnectionState:
@@ -47,11 +81,12 @@ class ConnectionState:
         "commit_callbacks",
         "conn",
         "ctx",
+        "inside",
+        "is_beginning",
         "lease",
-        "transaction_journal",
-        "transaction_place",
+        "lost",
+        "open_transaction",
         "transactions",
-        "wrote",
     )
 
     conn: Any
@@ -61,34 +96,52 @@ class ConnectionState:
     ctx: list[Any]
     transactions: list[Any]
     commit_callbacks: list[Callable[[], Any]]
-    transaction_place: Place | None
-    #: That of the function in which the transaction began which may be run again, if it began in one.
-    transaction_journal: Any
-    #: Whether that transaction has written something.
-    wrote: bool
+    #: The one that Peewee has begun. (What began in SQL, the driver knows.)
+    open_transaction: OpenTransaction | None
+    #: Whether the connection was lost and could not be replaced yet.
+    lost: bool
+    #: Entered while a statement or a transaction's end is under way, and true then.
+    inside: Inside
+    #: Whether a connection is being made ready for its use here.
+    is_beginning: bool
 
     def __init__(self) -> None:
+        self.open_transaction = None
+        self.inside = Inside()
+        self.is_beginning = False
         self.reset()
 
     def reset(self) -> None:
-        self.conn = self.lease = self.transaction_place = self.transaction_journal = None
-        self.closed = True
-        self.wrote = False
+        self.part()
+        self.lost = False
         self.ctx, self.transactions, self.commit_callbacks = [], [], []
 
     def hold(self, lease: Lease) -> None:
         """Go on with the connection of *lease*."""
-        self.conn, self.closed, self.lease = lease.connection, False, lease
+        self.conn, self.closed, self.lease, self.lost = lease.connection, False, lease, False
         lease.holder = weakref.ref(self)
 
     def part(self) -> None:
         """Go on without a connection, in the blocks that are under way."""
-        self.conn = self.lease = self.transaction_place = None
-        self.closed = True
+        self.end_transaction()
+        self.conn = self.lease = None
+        self.closed = self.lost = True
 
-    def is_in_transaction(self) -> bool:
-        """Whether Peewee has begun a transaction that has not ended. (Of one begun in SQL the lease knows.)"""
-        return bool(self.transactions) or self.transaction_place is not None
+    @property
+    def transaction_place(self) -> Place | None:
+        """Where the open transaction began."""
+        return None if self.open_transaction is None else self.open_transaction.place
+
+    def begin_transaction(self, place: Place, journal: Journal | None) -> None:
+        self.end_transaction()
+        self.open_transaction = OpenTransaction(place, journal)
+        if journal is not None:
+            journal.open_transactions += 1
+
+    def end_transaction(self) -> None:
+        ended, self.open_transaction = self.open_transaction, None
+        if ended is not None and ended.journal is not None:
+            ended.journal.open_transactions -= 1
 
     def set_connection(self, conn: Any) -> None:
         self.reset()
@@ -100,7 +153,7 @@ class ConnectionState:
             self.hold(admit(other.conn))
             self.ctx, self.transactions, self.commit_callbacks = other.ctx, other.transactions, other.commit_callbacks
             if self.transactions:
-                self.transaction_place = caller()  # nobody knows where it began
+                self.begin_transaction(caller(), None)  # nobody knows where it began
             other.reset()
 
     def keep_open(self) -> None:
@@ -120,6 +173,10 @@ class ConnectionState:
 
     def __exit__(self, *exc_info: object) -> None:
         pass
+
+    def take_turn_if_free(self) -> bool:
+        """Enter it, unless another thread has; returns whether so."""
+        return True
 
 
 class Orphan(NamedTuple):
@@ -194,6 +251,11 @@ class ScopedState(ConnectionState):
         if not self._turn.acquire(blocking=False):
             self._await_turn()
         self._depth += 1
+
+    def take_turn_if_free(self) -> bool:
+        free = self._turn.acquire(blocking=False)
+        self._depth += free
+        return free
 
     def _await_turn(self) -> None:
         if self._forks != fork.count:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from types import TracebackType
+from typing import Any
 
-from peewee import InterfaceError, OperationalError, _savepoint
+from peewee import InterfaceError, OperationalError, _manual, _savepoint
 
 from . import fork
 from .drivers import Status
@@ -43,6 +44,26 @@ def status_of(state: ConnectionState) -> Status:
     if state.lease is None:
         return Status.IDLE if state.conn is None else Status.UNKNOWN
     return state.lease.pooled.driver.status(state.conn)
+
+
+def commits_by_itself(connection: Any) -> bool:
+    """Whether statements outside transactions are committed at once, as Peewee expects of a connection.
+
+    (An app may have switched that off: then any statement may have begun a transaction.)
+    """
+    try:
+        get = getattr(connection, "get_autocommit", None)  # PyMySQL, mysqlclient
+        return bool(get() if get is not None else getattr(connection, "autocommit", True))
+    except Exception:  # it is closed
+        return True
+
+
+def is_in_transaction(state: ConnectionState) -> bool:
+    """Whether statements in *state* are part of something that only one connection can go on with.
+
+    Not so in a ``manual_commit()`` block as such, which begins no transaction.
+    """
+    return state.open_transaction is not None or any(not isinstance(each, _manual) for each in state.transactions)
 
 
 def was_in_transaction(status: Status, transactions: Sequence[object], place: Place | None) -> bool:
