@@ -187,7 +187,8 @@ def test_the_pauses_are_random(monkeypatch: pytest.MonkeyPatch) -> None:
     with Simulation() as sim:
         goes_away(sim)
         sim.waiting()
-        assert (drawn, sim.put_off[0][0] - sim.clock.now) == ([(0, 0.05)], pytest.approx(0.01))
+        assert (0, 0.05) in drawn  # others may draw as well: the generator is everybody's
+        assert sim.put_off[0][0] - sim.clock.now == pytest.approx(0.01)
         comes_back(sim)
         sim.pass_time(1)
 
