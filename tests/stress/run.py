@@ -160,7 +160,7 @@ class _Run:
         self._recovered(calm)
 
     async def _work_async(self, requests: dict[Any, int], calm_request: Any, waits: bool) -> None:
-        dice, calm = self._new_dice(), _Calm(self._books)
+        dice, calm = self._new_dice(), _Calm(self._books, waits)
         while not calm.over:
             calm.begin(self._calm_since)
             request = calm_request
@@ -268,11 +268,13 @@ class _Run:
 class _Calm:
     """One worker's way through the run, and how soon it was served once the chaos was over (at *since*)."""
 
-    def __init__(self, books: Books) -> None:
+    def __init__(self, books: Books, waits: bool = True) -> None:
         self.since: float | None = None
         self.recovery = 0.0
         self.over = False
         self._books = books
+        #: Whether its requests wait for a connection. If not, they are refused for as long as others do.
+        self._waits = waits
         self._in_a_row = 0
         self._begun = time.monotonic()
 
@@ -296,7 +298,7 @@ class _Calm:
             self.over = (self._in_a_row == _CALM_REQUESTS and passed < RECOVERY) or passed > RECOVERY + 1
         else:
             self._in_a_row = 0
-            if passed > RECOVERY:
+            if passed > RECOVERY and self._waits:
                 self._books.violate(f"{request} failed {passed:.1f} s after the end of the chaos: {error!r}")
                 self.over = passed > 2 * RECOVERY
         return error is not None
