@@ -173,7 +173,7 @@ def _connect(server: ServerProcess, database: str | None) -> Any:
 
 def _writing(scene: Scene) -> bool:
     sessions = scene.server.sessions(scene.database)
-    return any(each.state == "active" and "DELETE" in each.query and "notetag" in each.query for each in sessions)
+    return any(each.state == "active" and "INSERT" in each.query and "notetag" in each.query for each in sessions)
 
 
 def old_transactions(server: ServerProcess, database: str) -> int:

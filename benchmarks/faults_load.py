@@ -70,8 +70,8 @@ def _get(path: str) -> bytes:
 
 
 def _post(key: str) -> bytes:
-    # Without tags: two notes that get one at the same time deadlock on MariaDB, whoever integrates what.
-    body = json.dumps({"title": TITLE + key, "body": "Written under load."})
+    # With a tag, which is written after the note: `crash` stops a transaction there.
+    body = json.dumps({"title": TITLE + key, "body": "Written under load.", "tags": ["load"]})
     head = f"POST /api/notes HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
     return f"{head}\r\n\r\n{body}".encode()
 
