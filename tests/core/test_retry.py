@@ -284,6 +284,20 @@ def test_what_was_done_past_us_is_not_done_again(database: PooledSqliteDatabase)
     assert saved(database) == ["past us"]
 
 
+def test_a_cursor_that_another_thread_takes_amid_a_statement_is_noticed(database: PooledSqliteDatabase) -> None:
+    def take(event: Any) -> None:
+        database.query_hooks.clear()
+        Working(None, database.cursor).result()
+
+    with peewee_web.scope():
+        query(database)
+        lease = database._state.find().lease
+        assert lease is not None
+        database.query_hooks.append(take)  # called within the statement
+        query(database)
+        assert lease.has_state
+
+
 def test_a_transaction_begun_in_sql_is_not_run_again(database: PooledSqliteDatabase) -> None:
     def work() -> None:
         database.execute_sql("BEGIN")

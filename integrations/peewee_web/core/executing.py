@@ -65,9 +65,8 @@ class Executing(ScopedConnections):
                 self._note_effects(state, sql, effects, journal)
                 raise failed.args[0] from None
             except Exception as error:
-                if effects.commits or isinstance(
-                    error, ConnectionLost
-                ):  # it may have been carried out, or a part of it
+                # It may have been carried out, or a part of it.
+                if effects.commits or isinstance(error, ConnectionLost):
                     self._note_effects(state, sql, effects, journal)
                 raise
             self._note_effects(state, sql, effects, journal)

@@ -49,17 +49,18 @@ class OpenTransaction:
 
 
 class Inside:
-    """Counts how deep it was entered."""
+    """True for the thread that has entered it, in its turn, and for no other."""
 
-    __slots__ = ("_depth",)
+    __slots__ = ("_depth", "_thread")
 
     def __init__(self) -> None:
-        self._depth = 0
+        self._depth = self._thread = 0
 
     def __bool__(self) -> bool:
-        return self._depth > 0
+        return self._depth > 0 and self._thread == threading.get_ident()
 
     def __enter__(self) -> None:
+        self._thread = threading.get_ident()
         self._depth += 1
 
     def __exit__(self, *exc_info: object) -> None:
@@ -100,7 +101,7 @@ class ConnectionState:
     open_transaction: OpenTransaction | None
     #: Whether the connection was lost and could not be replaced yet.
     lost: bool
-    #: Entered while a statement or a transaction's end is under way, and true then.
+    #: Entered while a statement or a transaction's end is under way.
     inside: Inside
     #: Whether a connection is being made ready for its use here.
     is_beginning: bool
