@@ -13,7 +13,7 @@ import pytest
 import peewee_web
 from peewee_web.core.faults import is_lost_connection
 from tests.core import raw
-from tests.core.working import in_use, query
+from tests.core.working import query
 from tests.servers.mariadb import MariaDBServer
 from tests.servers.waiting import until
 
@@ -44,20 +44,15 @@ def name(mariadb: MariaDBServer) -> Iterator[str]:
 
 
 @pytest.fixture
-def connect(driver: str, name: str, mariadb: MariaDBServer) -> Iterator[Connect]:
+def connect(driver: str, name: str, mariadb: MariaDBServer, pools: list[Any]) -> Connect:
     """Makes pools through *driver*, with the given options."""
-    pools = []
 
     def connect(**options: Any) -> Any:
         url = mariadb.url(name).replace("mysql", SCHEMES.get(driver, "mysqlconnector"), 1)
         pools.append(peewee_web.connect(url, **({"use_pure": True} if driver == raw.PURE else {}), **options))
         return pools[-1]
 
-    yield connect
-    left = [in_use(database) for database in pools]
-    for database in pools:
-        database.close_all()
-    assert left == [0] * len(left)
+    return connect
 
 
 def use(database: Any) -> None:

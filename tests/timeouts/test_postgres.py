@@ -11,7 +11,7 @@ import pytest
 
 import peewee_web
 from peewee_web.core.faults import is_lost_connection
-from tests.core.working import in_use, query
+from tests.core.working import query
 from tests.servers.postgres import PostgresServer
 from tests.servers.waiting import until
 
@@ -27,20 +27,15 @@ def name(postgres: PostgresServer) -> Iterator[str]:
 
 
 @pytest.fixture(params=["psycopg3", "psycopg2"])
-def connect(request: pytest.FixtureRequest, name: str, postgres: PostgresServer) -> Iterator[Connect]:
+def connect(request: pytest.FixtureRequest, name: str, postgres: PostgresServer, pools: list[Any]) -> Connect:
     """Makes a pool whose URL sets a parameter of its sessions."""
-    pools = []
 
     def connect(setting: str) -> Any:
         url = postgres.url(name, options=f"-c {setting}", prefer_psycopg3=request.param == "psycopg3")
         pools.append(peewee_web.connect(url))
         return pools[-1]
 
-    yield connect
-    left = [in_use(database) for database in pools]
-    for database in pools:
-        database.close_all()
-    assert left == [0] * len(left)
+    return connect
 
 
 def use(database: Any) -> None:
