@@ -109,7 +109,8 @@ def save(call: Call) -> None:
 
 
 def stats(database: PooledDatabase) -> dict[str, int]:
-    return {"in_use": database.pool_stats().in_use, "idle": database.pool_stats().idle}
+    stats = database.pool_stats()
+    return {"in_use": stats.in_use, "idle": stats.idle, "waiting": stats.waiting}
 
 
 # Plain requests.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import faulthandler
 import os
 import pickle
 import select
@@ -42,9 +43,14 @@ class Child:
 
     def __init__(self, work: Callable[[], Any], fork: Callable[[], int] = fork) -> None:
         self._reader, writer = os.pipe()
+        #: Where every thread of a child stood that took long.
+        self._stacks = os.memfd_create("stacks")
         self.pid = fork()
         if self.pid == 0:
             try:
+                # Not `dump_traceback_later`: its thread's lock would never be free in a child of this child.
+                faulthandler.register(signal.SIGALRM, file=self._stacks)
+                signal.setitimer(signal.ITIMER_REAL, PATIENCE / 2)
                 _report(work, writer)
             finally:
                 os._exit(0)
@@ -59,17 +65,19 @@ class Child:
             answer += piece
         else:
             os.kill(self.pid, signal.SIGKILL)
-            self._reap()
-            raise AssertionError("the child is stuck")
-        self._reap()
+            raise AssertionError(f"the child is stuck:\n{self._reap()}")
+        stacks = self._reap()
         assert answer, "the child died"
         problem, outcome = pickle.loads(answer)
-        assert problem is None, f"in the child:\n{problem}"
+        assert problem is None, f"in the child:\n{problem}\n{stacks}"
         return outcome
 
-    def _reap(self) -> None:
+    def _reap(self) -> str:
         os.close(self._reader)
         os.waitpid(self.pid, 0)
+        stacks = os.pread(self._stacks, 1_000_000, 0)
+        os.close(self._stacks)
+        return stacks.decode()
 
 
 def _report(work: Callable[[], Any], writer: int) -> None:

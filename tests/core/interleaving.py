@@ -23,7 +23,7 @@ from typing import Any
 from greenlet import GreenletExit, greenlet
 
 # What is loaded anew, each after those that it imports.
-MODULES = ("lease", "waiting", "ledger", "checkout", "resetting", "pool")
+MODULES = ("lease", "waiting", "holdings", "ledger", "checkout", "resetting", "connector", "pool")
 # Statements after which an actor that has not waited yet must be in an endless loop.
 _ENDLESS = 5_000
 
@@ -420,13 +420,19 @@ def _observe(module: types.ModuleType, released: Callable[[Any], None]) -> None:
     module.Ledger.enqueue = noted
 
 
+def mutated(path: Path, mutations: tuple[tuple[str, str], ...]) -> str:
+    """The source at *path* with each first text of *mutations* replaced. LookupError unless it stands there once."""
+    source = path.read_text()
+    for old, new in mutations:
+        if source.count(old) != 1:
+            raise LookupError(f"{path.name} has {source.count(old)} of {old!r}")
+        source = source.replace(old, new)
+    return source
+
+
 @functools.cache
 def _compiled(path: str, mutations: tuple[tuple[str, str], ...]) -> types.CodeType:
-    source = Path(path).read_text()
-    for old, new in mutations:
-        assert source.count(old) == 1, f"{Path(path).name} has not just one {old!r}"
-        source = source.replace(old, new)
-    tree = ast.parse(source)
+    tree = ast.parse(mutated(Path(path), mutations))
     functions = [node for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
     inside = {id(node): node for function in functions for node in ast.walk(function)}
     for node in inside.values():

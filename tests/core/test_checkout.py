@@ -16,7 +16,7 @@ import pytest
 from peewee_web import DatabaseUnavailable, PooledSqliteDatabase, PoolTimeout
 from peewee_web.core.checkout import Checkout
 from peewee_web.core.waiting import ThreadWaiter
-from tests.core.simulated import Connection, HeldAttempts, Simulation, in_background
+from tests.core.simulated import Connection, HeldAttempts, SimulatedDriver, Simulation, in_background
 from tests.core.working import PATIENCE, Working, in_thread
 from tests.servers.waiting import until
 
@@ -602,10 +602,10 @@ def test_an_interruption_hits_the_thread_that_opens_its_connection_itself() -> N
             assert go_on.wait(PATIENCE)
             raise Interruption
 
-        sim.pool._open = interrupted_connect
+        sim.pool.connector._open = interrupted_connect
         unlucky = sim.waiting()
         assert opening.wait(PATIENCE)
-        sim.pool._open = sim.server.connect
+        sim.pool.connector._open = sim.server.connect
         waiter = ThreadWaiter()  # it has had its turn before, so it stands first
         assert sim.pool.enqueue(waiter, (Checkout.run.__code__, 0), first=True, spare=1) is None
         go_on.set()
@@ -623,7 +623,7 @@ def test_a_pool_connects_also_where_no_thread_can_be_started(monkeypatch: pytest
     from peewee_web.core.pool import Pool
 
     with Simulation() as sim:
-        pool = Pool(sim.server.connect, find_driver=sim.pool._find_driver)
+        pool = Pool(sim.server.connect, find_driver=lambda connection: SimulatedDriver())
         monkeypatch.setattr(threading.Thread, "start", refuse)
         assert pool.checkout().connection is sim.server.connections[0]
 

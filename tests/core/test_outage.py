@@ -410,11 +410,11 @@ def test_an_attempt_for_which_there_was_no_thread_is_made_later() -> None:
 
     with Simulation() as sim:
         goes_away(sim)
-        before, sim.pool._start = sim.pool._start, no_thread
+        before, sim.pool.connector._start = sim.pool.connector._start, no_thread
         waiting = sim.waiting()
         assert (sim.pool.stats().size, sim.put_off) == (0, [])
         comes_back(sim)
-        sim.pool._start = before
+        sim.pool.connector._start = before
         until(lambda: sim.put_off != [])
         sim.pass_time(1)
         waiting.result()

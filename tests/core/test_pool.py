@@ -162,7 +162,7 @@ def test_a_connection_serves_once_however_short_its_life() -> None:
             return self.now
 
     with Simulation(max_lifetime=0.001, timeout=60) as sim:
-        sim.pool.clock = Hurrying()
+        sim.pool.clock = sim.pool.connector._clock = Hurrying()
         lease = sim.pool.checkout()
         assert (lease.connection, lease.connection.received) == (sim.server.connections[0], [])
         sim.pool.checkin(lease)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 
 import pytest
 
 from peewee_web import DatabaseUnavailable, PoolTimeout
-from tests.core.simulated import Simulation, in_background
+from tests.core.simulated import Connection, Simulation, in_background
 from tests.core.working import PATIENCE, Working
 from tests.servers.waiting import until
 
@@ -204,6 +205,28 @@ def test_a_pool_that_forgets_closes_nothing_and_starts_anew() -> None:
         assert (len(sim.server.alive), sim.pool.stats().size, sim.pool.stats().checkouts) == (2, 0, 0)
         sim.pool.checkin(used)
         assert sim.pool.stats().idle == 0
+
+
+def test_a_connection_that_was_being_opened_when_the_pool_forgot_is_closed() -> None:
+    opening, go_on = threading.Event(), threading.Event()
+
+    with Simulation(start=in_background, timeout=0.5) as sim:
+        connect = sim.server.connect
+
+        def slow_connect() -> Connection:
+            opening.set()
+            assert go_on.wait(PATIENCE)
+            return connect()
+
+        sim.pool.connector._open = slow_connect
+        waiting = sim.waiting()
+        assert opening.wait(PATIENCE)
+        sim.pool.forget()
+        go_on.set()
+        until(lambda: [connection.closed for connection in sim.server.connections] == [True])
+        sim.pass_time(1)
+        with pytest.raises(DatabaseUnavailable):
+            waiting.result()
 
 
 # Other options.

@@ -6,6 +6,7 @@ examples.
 
 from __future__ import annotations
 
+import ast
 import gc
 import math
 import os
@@ -13,6 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,10 +29,10 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from peewee_web import DatabaseUnavailable, PoolTimeout
+from peewee_web import DatabaseUnavailable, PoolTimeout, core
 from peewee_web.core.drivers import Status
 from peewee_web.core.options import PoolOptions
-from tests.core.interleaving import Actor, Stage, load
+from tests.core.interleaving import Actor, Stage, load, mutated
 from tests.core.unreliable import Connection, Mode, Refused, Server, SimulatedDriver
 
 SOAK = bool(os.environ.get("SOAK"))
@@ -674,7 +676,7 @@ FAULTS = {
         "        if waiter is not None:\n            pass\n",
     ),
     "who was served is not woken after connecting": (
-        "pool",
+        "connector",
         "        for waiter in next_.waiters:\n            waiter.wake()\n",
         "",
     ),
@@ -711,8 +713,8 @@ FAULTS = {
     ),
     "what comes back or was opened becomes idle though others wait": (
         "ledger",
-        "        if not self._waiters:\n            pooled.idle_since",
-        "        if True:\n            pooled.idle_since",
+        "        if not self._waiters:\n            self._idle.append",
+        "        if True:\n            self._idle.append",
     ),
     "a lease is given back twice": (
         "ledger",
@@ -720,7 +722,7 @@ FAULTS = {
         "            self._leases.remove(lease)\n            pooled",
         "            self._leases.discard(lease)\n            pooled",
     ),
-    "two end one lease": ("ledger", "            lease.ending = True\n", ""),
+    "two end one lease": ("holdings", "            lease.ending = True\n", ""),
     "several attempts at once while the server is away": (
         "ledger",
         "at_once, delay = 1, max(",
@@ -738,8 +740,8 @@ FAULTS = {
     ),
     "a connection is closed twice": (
         "pool",
-        "        if self.ledger.strike(lease):\n            self._close_all((lease.pooled,)",
-        "        self.ledger.strike(lease)\n        if True:\n            self._close_all((lease.pooled,)",
+        "        if self.ledger.strike(lease):\n            self.connector.close((lease.pooled,)",
+        "        self.ledger.strike(lease)\n        if True:\n            self.connector.close((lease.pooled,)",
     ),
     "what is handed over is not looked at": (
         "checkout",
@@ -769,23 +771,23 @@ FAULTS = {
         "                driver.execute(connection, reset)\n",
         "                pass\n",
     ),
-    "a probe has no bound": ("checkout", "Watchdog(pooled.socket(), seconds)", "Watchdog(pooled.socket(), math.inf)"),
+    "a probe has no bound": ("pool", "min(seconds, self.options.connect_timeout))\n", "math.inf)\n"),
     "a failed probe is passed": (
-        "checkout",
+        "pool",
         "            return False\n        except BaseException:\n",
         "            return True\n        except BaseException:\n",
     ),
     "a reset that was interrupted keeps the lease": (
         "pool",
-        "            self.discard(lease)\n            raise\n",
-        "            raise\n",
+        "            self.discard(lease)\n            raise\n\n    def discard",
+        "            raise\n\n    def discard",
     ),
     "an interrupted close is not counted": (
-        "pool",
+        "connector",
         "                interruption = error\n",
         "                raise\n",
     ),
-    "evicted leases stay": ("ledger", "            self._leases.difference_update(evicted)\n", ""),
+    "evicted leases stay": ("holdings", "            self._leases.difference_update(evicted)\n", ""),
     "a raised limit serves nobody": (
         "ledger",
         "            self._outdate()\n            return self._next(now)",
@@ -797,12 +799,18 @@ FAULTS = {
         "            idle, leases = self.ledger.everything()\n",
     ),
     "the pool closes under its lock": (
-        "ledger",
+        "holdings",
         "            idle = list(self._idle)\n            self._idle.clear()\n",
         "            idle = list(self._idle)\n            self._idle.clear()\n"
         "            for pooled in idle:\n                pooled.driver.probe(pooled.connection)\n",
     ),
 }
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_the_code_still_has_the_place_of_a_fault(fault: str) -> None:
+    module, old, new = FAULTS[fault]
+    ast.parse(mutated(Path(core.__path__[0]) / f"{module}.py", ((old, new),)))
 
 
 @pytest.mark.soak

@@ -103,7 +103,7 @@ class Checkout:
 
     def _look_again(self) -> None:
         self._look_around()
-        self._pool.resume()
+        self._pool.connector.resume()
 
     def _outcome(self, waiter: Waiter) -> Lease:
         if waiter.lease is not None:
@@ -177,7 +177,7 @@ class Checkout:
                 waiter.wake()
 
         try:
-            self._pool.start(probe)
+            self._pool.connector.start(probe)
             await waiter.sleep()
         except BaseException:
             abandoned = True

@@ -287,7 +287,7 @@ class ScopedConnections(PhysicalConnections):
                 continue
             pooled = orphan.lease.pooled
             if in_background and pooled.driver.network and pooled.driver.status(pooled.connection) is not Status.IDLE:
-                self.pool.start(functools.partial(self._take_back, orphan))
+                self.pool.connector.start(functools.partial(self._take_back, orphan))
             else:
                 self._take_back(orphan)
 

@@ -7,6 +7,7 @@ reads is run again when its connection breaks under it. All else fails, once, wi
 from __future__ import annotations
 
 import functools
+import itertools
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -111,17 +112,10 @@ class Executing(ScopedConnections):
 
         *begun* is when it was, in monotonic seconds.
         """
-        failures = 0
-        while True:
-            lease = state.lease
-            # What it waited for a connection doesn't count.
-            seconds = time.monotonic() - (begun if lease is None else max(begun, lease.taken))
+        for failures in itertools.count(1):
+            seconds = _seconds_under_way(state, begun)
             told = self._noted(error, state)
-            failures += 1
-            pause = None
-            if again is not None and not is_in_transaction(state):
-                bound = lease is not None and lease.has_state
-                pause = retrying_statements(self).pause(told, failures, effects, bound=bound, seconds=seconds)
+            pause = self._pause_before_another(told, failures, seconds, state, effects)
             if again is None or pause is None:
                 if told is error:
                     raise error
@@ -135,6 +129,15 @@ class Executing(ScopedConnections):
                 raise
             except Exception as another:
                 error = another
+
+    def _pause_before_another(
+        self, told: Exception, failures: int, seconds: float, state: ConnectionState, effects: Effects
+    ) -> float | None:
+        """Seconds until a statement may be run again that ran for *seconds*; None if it may not be."""
+        if is_in_transaction(state):
+            return None
+        bound = state.lease is not None and state.lease.has_state
+        return retrying_statements(self).pause(told, failures, effects, bound=bound, seconds=seconds)
 
     def _noted(self, error: Exception, state: ConnectionState) -> Exception:
         """What *error*, raised by a statement, is to be told as."""
@@ -250,6 +253,11 @@ class Executing(ScopedConnections):
         """
         with StatementRetry(max_retries, backoff, retry_writes).over(self):
             yield
+
+
+def _seconds_under_way(state: ConnectionState, begun: float) -> float:
+    """For how long a statement ran that began at *begun*. What it waited for a connection doesn't count."""
+    return time.monotonic() - (begun if state.lease is None else max(begun, state.lease.taken))
 
 
 def _note_commit(transaction: OpenTransaction | None, hooks: bool) -> None:

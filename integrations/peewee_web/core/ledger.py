@@ -1,18 +1,19 @@
-"""The pool's books: which connections there are, who has them, who waits. Every decision of the pool is taken here.
+"""The pool's books: who waits for a connection, who gets it, and when to open another.
 
-Each method takes the lock, changes lists and counters, and returns what its caller has to do about it: open, close,
-wake. Nothing here waits, and nothing here may reach the network.
+Together with ``holdings.py`` every decision of the pool is taken here. Each method takes the lock, changes lists and
+counters, and returns what its caller has to do about it: open, close, wake. Nothing here waits, and nothing here may
+reach the network.
 """
 
 from __future__ import annotations
 
 import math
-import threading
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from .lease import Lease, Origin, PooledConnection
+from .holdings import Holdings
+from .lease import Lease, PooledConnection
 from .options import PoolOptions
 from .outage import Outage
 from .places import Place
@@ -38,36 +39,20 @@ class Refusal(NamedTuple):
     """Because no connection can be opened; else because too many wait already."""
 
 
-class Ledger:
+class Ledger(Holdings):
     """One pool's books. Thread-safe."""
 
     def __init__(self, options: PoolOptions) -> None:
-        self.options = options
-        self._lock = threading.Lock()
-        #: The longest idle first: the newest is reused first, so that the others may grow old and be closed.
-        self._idle: deque[PooledConnection] = deque()
-        self._leases: set[Lease] = set()
+        super().__init__(options)
         #: Who came first is first. No one is here while a connection is idle.
         self._waiters: OrderedDict[Waiter, Place] = OrderedDict()
+        #: Connection attempts under way, or put off. They count in the size.
         self._opening = 0
-        #: Connections open, being opened and being closed. Never more than the limit.
-        self._size = 0
-        #: Raised when a connection is found lost: all older ones are probed before their next use.
-        self.generation = 0
-        #: Raised when all connections of before are to be closed as they come back.
-        self.epoch = 0
-        #: How often the idle connections were taken out.
-        self._clearances = 0
-        #: Set when none of those is out any more.
-        self._drained = threading.Event()
         #: What the latest connection attempt failed with, if it did.
         self.last_error: BaseException | None = None
         self.outage: Outage | None = None
         #: When a connection last came back from its user, fit for another.
         self._last_given = -math.inf
-        self._checkouts = self._waits = self._timeouts = self._created = self._closed = 0
-        self._probes = self._probe_failures = self._lost = self._connect_errors = 0
-        self._wait_seconds = 0.0
 
     def __repr__(self) -> str:
         limit = "" if math.isinf(self.options.limit) else f"/{self.options.limit}"
@@ -83,16 +68,7 @@ class Ledger:
                 in_use=len(self._leases),
                 waiting=len(self._waiters),
                 generation=self.generation,
-                checkouts=self._checkouts,
-                waits=self._waits,
-                wait_seconds=self._wait_seconds,
-                timeouts=self._timeouts,
-                created=self._created,
-                closed=self._closed,
-                probes=self._probes,
-                probe_failures=self._probe_failures,
-                lost=self._lost,
-                connect_errors=self._connect_errors,
+                **vars(self._counts),
             )
 
     def configure(self, options: PoolOptions, now: float) -> Next:
@@ -103,28 +79,11 @@ class Ledger:
             self._outdate()
             return self._next(now)
 
-    def has(self, lease: Lease) -> bool:
-        return lease in self._leases
-
-    @property
-    def size(self) -> int:
-        return self._size
-
     def is_exhausted(self) -> bool:
         """Whether there are all connections that there may be, so that no other can be opened."""
         return self._size - self._opening >= self.options.limit
 
-    def oldest_lease(self) -> Lease | None:
-        """The lease that has been out for longest."""
-        with self._lock:
-            return min(self._leases, key=lambda lease: lease.taken, default=None)
-
     # Checkout.
-
-    def take(self, place: Place, now: float) -> Lease | None:
-        """A lease on the connection that was idle for the shortest time."""
-        with self._lock:
-            return self._lend(self._idle.pop(), place, now) if self._idle else None
 
     def enqueue(self, waiter: Waiter, place: Place, now: float, *, first: bool, spare: float) -> Next | Refusal:
         """Put *waiter* in the queue, or give it what is idle.
@@ -158,18 +117,12 @@ class Ledger:
         """Take *waiter* out of the queue, if it is still there. Its ``lease`` and ``error`` are final then."""
         with self._lock:
             self._waiters.pop(waiter, None)
-            self._waits += 1
-            self._wait_seconds += waited
+            self._counts.waits += 1
+            self._counts.wait_seconds += waited
 
     def note_timeout(self) -> None:
         with self._lock:
-            self._timeouts += 1
-
-    def _lend(self, pooled: PooledConnection, place: Place, now: float) -> Lease:
-        lease = Lease(pooled, now, place)
-        self._leases.add(lease)
-        self._checkouts += 1
-        return lease
+            self._counts.timeouts += 1
 
     # Check-in.
 
@@ -187,22 +140,6 @@ class Ledger:
             self._last_given = now
             return self._offer(pooled, now)
 
-    def claim(self, lease: Lease) -> bool:
-        """Whether the caller is the one who ends *lease*, which is for one only."""
-        with self._lock:
-            if lease.ending or lease not in self._leases:
-                return False
-            lease.ending = True
-            return True
-
-    def strike(self, lease: Lease) -> bool:
-        """End *lease*, whose connection is to be closed. False if it had ended already."""
-        with self._lock:
-            if lease not in self._leases:
-                return False
-            self._leases.remove(lease)
-            return True
-
     def _offer(self, pooled: PooledConnection, now: float) -> Waiter | None:
         pooled.idle_since = now
         if not self._waiters:
@@ -214,11 +151,6 @@ class Ledger:
 
     # Connections that come and go.
 
-    def origin(self) -> Origin:
-        """What a connection attempt that begins now has to remember."""
-        with self._lock:
-            return Origin(self.epoch, self.generation, self._clearances)
-
     def opened(self, pooled: PooledConnection, now: float) -> tuple[bool, Next]:
         """A connection attempt has succeeded: *pooled* goes to whoever is first in the queue by now.
 
@@ -227,7 +159,7 @@ class Ledger:
         """
         with self._lock:
             self._opening -= 1
-            self._created += 1
+            self._counts.created += 1
             self.last_error = self.outage = None
             origin = pooled.origin
             wanted = origin.epoch == self.epoch and (bool(self._waiters) or origin.clearances == self._clearances)
@@ -259,7 +191,7 @@ class Ledger:
 
     def _note_failure(self, error: BaseException) -> None:
         self._call_off()
-        self._connect_errors += 1
+        self._counts.connect_errors += 1
         self.last_error = error
 
     def _tell(self, waiters: Sequence[Waiter], error: BaseException) -> Sequence[Waiter]:
@@ -294,16 +226,10 @@ class Ledger:
         """*count* connections have been closed."""
         with self._lock:
             self._size -= count
-            self._closed += count
+            self._counts.closed += count
             if not self._drained.is_set() and not self._outdated():
                 self._drained.set()
             return self._next(now)
-
-    def admit(self, pooled: PooledConnection, place: Place, now: float) -> Lease:
-        """A lease on a connection that was opened elsewhere, and is in use there already."""
-        with self._lock:
-            self._size += 1
-            return self._lend(pooled, place, now)
 
     def _next(self, now: float, waiters: Sequence[Waiter] = ()) -> Next:
         """Wake *waiters*, and begin the attempts that the others need: one at a time while the server is away."""
@@ -316,104 +242,3 @@ class Ledger:
         self._opening += wanted
         self._size += wanted
         return Next(waiters, wanted, delay)
-
-    # Connections that are found lost.
-
-    def note_lost(self, lease: Lease) -> None:
-        """The connection of *lease* broke in use: none that is older is trusted without a probe."""
-        with self._lock:
-            self._suspect(lease)
-
-    def note_passed_probe(self, lease: Lease, generation: int) -> None:
-        """*lease* was found alive after the ledger had got to *generation*."""
-        with self._lock:
-            self._probes += 1
-            lease.pooled.generation = generation
-            lease.pooled.fresh_until = math.inf
-
-    def note_failed_probe(self, lease: Lease, silent: bool) -> list[PooledConnection]:
-        """*lease* was found dead. If it was *silent*, so will be all that have been idle for longer: close them too.
-
-        (The probe of each would take as long again.)
-        """
-        condemned: list[PooledConnection] = []
-        with self._lock:
-            self._probes += 1
-            self._probe_failures += 1
-            self._suspect(lease)
-            while silent and self._idle and self._idle[0].idle_since <= lease.pooled.idle_since:
-                condemned.append(self._idle.popleft())
-        return condemned
-
-    def _suspect(self, lost: Lease) -> None:
-        if lost.broken:
-            return
-        lost.broken = True
-        self._lost += 1
-        if lost.pooled.generation == self.generation:  # else the others are suspect already
-            self.generation += 1
-
-    # Housekeeping.
-
-    def aged(self, now: float) -> list[PooledConnection]:
-        """Take out what is past its life, or has been idle for too long; but ``min_connections`` stay."""
-        aged: list[PooledConnection] = []
-        with self._lock:
-            while self._idle and self._size - len(aged) > self.options.min_connections:
-                longest = self._idle[0]
-                if now < longest.expires and now - longest.idle_since <= self.options.max_idle_seconds:
-                    break
-                aged.append(self._idle.popleft())
-        return aged
-
-    def overdue(self, now: float) -> list[Lease]:
-        """Leases that have been out for longer than ``leak_after``; each is named once."""
-        limit = self.options.leak_after
-        if limit is None:
-            return []
-        with self._lock:
-            overdue = [lease for lease in self._leases if not lease.reported and now - lease.taken > limit]
-            for lease in overdue:
-                lease.reported = True
-        return overdue
-
-    def clear(self) -> list[PooledConnection]:
-        """Take out all idle connections. What is being opened and has nobody who waits for it is none later."""
-        with self._lock:
-            self._clearances += 1
-            idle = list(self._idle)
-            self._idle.clear()
-        return idle
-
-    def outdate(self) -> threading.Event:
-        """Have every connection of now closed when it comes back. The event tells that none is out any more."""
-        with self._lock:
-            self._outdate()
-            if self._outdated():
-                self._drained.clear()
-            else:
-                self._drained.set()
-            return self._drained
-
-    def _outdate(self) -> None:
-        self.epoch += 1
-        self.generation += 1  # so that none is handed out without a look at its epoch
-
-    def outdated(self) -> int:
-        """How many connections are out that ``outdate()`` has doomed."""
-        with self._lock:
-            return self._outdated()
-
-    def _outdated(self) -> int:
-        return sum(lease.pooled.origin.epoch != self.epoch for lease in self._leases)
-
-    def evict(self, now: float, held_for: float) -> list[Lease]:
-        """End, without asking their holders, the leases that have been out for *held_for* seconds."""
-        with self._lock:
-            evicted = [lease for lease in self._leases if now - lease.taken >= held_for]
-            self._leases.difference_update(evicted)
-        return evicted
-
-    def everything(self) -> tuple[list[PooledConnection], list[Lease]]:
-        """What is idle, and what is out. Takes no lock: in a forked child it may be held for ever."""
-        return list(self._idle), list(self._leases)

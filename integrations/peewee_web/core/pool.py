@@ -1,8 +1,8 @@
 """A bounded pool of physical connections: fair, self-healing, and never a stall.
 
-Here is what takes time: opening, resetting and closing connections. What to do is decided in ``ledger.py``, under the
-lock; it is done here, outside. A checkout that can't be served at once goes on in ``checkout.py``. The pool knows
-DB-API connections through a ``Driver``, and neither Peewee nor the web.
+What to do is decided in ``ledger.py``, under the lock; it is done here and in ``connector.py``, outside. A checkout
+that can't be served at once goes on in ``checkout.py``. The pool knows DB-API connections through a ``Driver``, and
+neither Peewee nor the web.
 """
 
 from __future__ import annotations
@@ -10,24 +10,22 @@ from __future__ import annotations
 import functools
 import logging
 import math
-import threading
 import time
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable
 from typing import Any
 
 from . import fork
 from .checkout import RECLAIM_EVERY, Checkout
+from .connector import Connector, start_thread
 from .drivers import IDLE, Driver, Status, driver_for
-from .faults import first_line, is_outage
-from .lease import Lease, Origin, PooledConnection
-from .ledger import Ledger, Next, Refusal
+from .lease import Lease, PooledConnection
+from .ledger import Ledger, Refusal
 from .options import PoolOptions
 from .places import Place, caller, described
 from .resetting import clean
 from .stats import PoolStats
 from .waiting import Waiter, may_block_for
-from .watchdog import Watchdog, shut_down
+from .watchdog import Watchdog
 
 __all__ = ["Lease", "Pool", "PoolOptions", "PoolStats"]
 
@@ -57,15 +55,20 @@ class Pool:
         inline: bool = False,
         find_driver: Callable[[Any], Driver] = driver_for,
         clock: Callable[[], float] = time.monotonic,
-        start: Callable[[Callable[[], None], float], None] | None = None,
+        start: Callable[[Callable[[], None], float], None] = start_thread,
     ) -> None:
         self.reclaim = reclaim
         self.clock = clock
-        self._open = open_connection
         self._close = close_connection
-        self._inline = inline
-        self._find_driver = find_driver
-        self._start = _start_thread if start is None else start
+        self._new_connector = functools.partial(
+            Connector,
+            open_connection=open_connection,
+            close_connection=close_connection,
+            inline=inline,
+            find_driver=find_driver,
+            clock=clock,
+            start=start,
+        )
         self._begin(PoolOptions() if options is None else options)
         self._own = fork.mark()
         fork.tell_children(self)
@@ -73,6 +76,7 @@ class Pool:
     def _begin(self, options: PoolOptions) -> None:
         self._tend_at = -math.inf
         self.ledger = Ledger(options)
+        self.connector = self._new_connector(self.ledger)
 
     def __repr__(self) -> str:
         return f"<Pool {self.ledger!r}>"
@@ -130,7 +134,7 @@ class Pool:
         next_ = self.ledger.enqueue(waiter, place, self.clock(), first=first, spare=spare)
         if isinstance(next_, Refusal):
             return next_
-        self._go_on(next_, inline=self._inline)
+        self.connector.carry_out(next_, for_caller=True)
         return None
 
     # Check-in.
@@ -185,7 +189,7 @@ class Pool:
         """End *lease* and close its connection. Does not raise; a second time does nothing."""
         self.notice_fork()
         if self.ledger.strike(lease):
-            self._close_all((lease.pooled,), abruptly=lease.broken)
+            self.connector.close((lease.pooled,), abruptly=lease.broken)
 
     def note_lost(self, lease: Lease) -> None:
         """The connection of *lease* is gone: close it at check-in, and trust none that is older without a probe."""
@@ -217,98 +221,7 @@ class Pool:
         condemned = self.ledger.note_failed_probe(lease, silent)
         if self.ledger.strike(lease):
             condemned.append(lease.pooled)
-        self._close_all(condemned, abruptly=True)
-
-    # Opening and closing.
-
-    def _go_on(self, next_: Next, inline: bool = False) -> None:
-        for waiter in next_.waiters:
-            waiter.wake()
-        ledger = self.ledger  # whose attempts these are: a child, or `forget()`, has another soon
-        for _ in range(next_.attempts):
-            if next_.delay:
-                try:
-                    self._start(functools.partial(self._attempt_later, ledger), next_.delay)
-                except RuntimeError:  # no thread can be started now; whoever waits looks again
-                    ledger.call_off()
-            elif inline:
-                self._attempt(ledger, inline=True)
-            else:
-                self.start(functools.partial(self._attempt, ledger))
-
-    def start(self, work: Callable[[], None]) -> None:
-        """Run *work* in the background; here, where no thread can be started: the interpreter may be shutting down."""
-        try:
-            self._start(work, 0.0)
-        except RuntimeError:
-            work()
-
-    def resume(self) -> None:
-        """Begin the attempts that waiters need, if an earlier one could not be begun."""
-        self._go_on(self.ledger.resume(self.clock()), inline=self._inline)
-
-    def _attempt_later(self, ledger: Ledger) -> None:
-        if ledger.is_attempt_wanted():
-            self._attempt(ledger)
-
-    def _attempt(self, ledger: Ledger, inline: bool = False) -> None:
-        """Open one connection for whoever is first in the queue when it is there."""
-        if ledger is not self.ledger:
-            return
-        origin = ledger.origin()
-        fork.close_inherited()
-        try:
-            connection = self._open()
-            now = self.clock()
-            pooled = self._pooled(connection, origin, now)
-        except BaseException as error:
-            if inline and not isinstance(error, Exception):  # that is for this thread, not for a waiter
-                self._go_on(ledger.broken_off(self.clock()))
-                raise
-            self._note_failure(ledger, error)
-        else:
-            outage = ledger.outage
-            wanted, next_ = ledger.opened(pooled, now)
-            self._go_on(next_)
-            if outage is not None:
-                logger.warning("the database is back after %.1f s", now - outage.since)
-            if not wanted:
-                self._close_all((pooled,))
-
-    def _note_failure(self, ledger: Ledger, error: BaseException) -> None:
-        if not is_outage(error):
-            self._go_on(ledger.refused(error, self.clock()))
-            return
-        known = ledger.outage is not None
-        self._go_on(ledger.unreachable(error, self.clock()))
-        log = logger.debug if known else logger.warning
-        log("no connection to the database (%s); trying again until it is back", first_line(error))
-
-    def _pooled(self, connection: Any, origin: Origin, now: float) -> PooledConnection:
-        try:
-            return PooledConnection(connection, self._find_driver(connection), self.options, origin, now)
-        except BaseException:  # such as no memory for it, or no descriptor
-            with suppress(Exception):
-                self._close(connection)
-            raise
-
-    def _close_all(self, connections: Iterable[PooledConnection], *, abruptly: bool = False) -> None:
-        """Close *connections*, which nobody else can reach any more. *abruptly*: without a word to the server."""
-        count, interruption = 0, None
-        for pooled in connections:
-            count += 1
-            if abruptly:
-                shut_down(pooled.socket())  # a driver that wants to say good-bye to a silent peer might wait for it
-            try:
-                self._close(pooled.connection)
-            except Exception:
-                logger.debug("closing a connection failed", exc_info=True)
-            except BaseException as error:  # such as gevent's Timeout: the others are still to be closed, and counted
-                interruption = error
-        if count:
-            self._go_on(self.ledger.closed(count, self.clock()))
-        if interruption is not None:
-            raise interruption
+        self.connector.close(condemned, abruptly=True)
 
     def has_lent(self, lease: Lease) -> bool:
         """Whether *lease* has not ended."""
@@ -320,7 +233,7 @@ class Pool:
         Unless *keep*, it is closed at its check-in.
         """
         now = self.clock()
-        pooled = self._pooled(connection, self.ledger.origin(), now)
+        pooled = self.connector.wrap(connection, self.ledger.origin(), now)
         if not keep:
             pooled.expires = -math.inf
         return self.ledger.admit(pooled, caller(), now)
@@ -329,7 +242,7 @@ class Pool:
 
     def configure(self, options: PoolOptions) -> None:
         """Go on with other *options*. Connections of before are closed, those in use when they come back."""
-        self._go_on(self.ledger.configure(options, self.clock()))
+        self.connector.carry_out(self.ledger.configure(options, self.clock()))
         self.close_idle()
 
     def tend(self, now: float) -> None:
@@ -347,7 +260,7 @@ class Pool:
                 now - lease.taken,
                 described(lease.place),
             )
-        self._close_all(self.ledger.aged(now))
+        self.connector.close(self.ledger.aged(now))
 
     def warm(self) -> int:
         """Open connections until there are ``min_connections``. Returns how many there are. Raises as `checkout`."""
@@ -380,20 +293,21 @@ class Pool:
         """Close the connections that nobody uses. Returns how many."""
         self.notice_fork()
         idle = self.ledger.clear()
-        self._close_all(idle)
+        self.connector.close(idle)
         return len(idle)
 
     def evict(self, held_for: float = 0.0) -> int:
         """Close connections that have been out for *held_for* seconds, under their users' hands. Returns how many."""
         self.notice_fork()
         evicted = self.ledger.evict(self.clock(), held_for)
-        self._close_all([lease.pooled for lease in evicted], abruptly=True)
+        self.connector.close([lease.pooled for lease in evicted], abruptly=True)
         return len(evicted)
 
     def forget(self) -> None:
-        """Start anew without closing anything."""
+        """Start anew without closing anything; but what is being opened now is closed when it is there."""
         self.notice_fork()
         with fork.lock:
+            self.connector.retire()
             self._begin(self.options)
 
     def notice_fork(self) -> None:
@@ -410,11 +324,3 @@ class Pool:
             self._begin(self.options)
             fork.leave_to_parent(idle, leases, self._close)
             self._own[0] = 1  # last: whoever sees it goes on
-
-
-def _start_thread(work: Callable[[], None], delay: float) -> None:
-    def run() -> None:
-        time.sleep(delay)
-        work()
-
-    threading.Thread(target=run if delay else work, name="peewee_web-connect", daemon=True).start()

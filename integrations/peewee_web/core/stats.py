@@ -32,3 +32,19 @@ class PoolStats:
     probe_failures: int
     lost: int
     connect_errors: int
+
+
+@dataclass
+class Counts:
+    """What a pool has done since its start; see `PoolStats`."""
+
+    checkouts: int = 0
+    waits: int = 0
+    wait_seconds: float = 0.0
+    timeouts: int = 0
+    created: int = 0
+    closed: int = 0
+    probes: int = 0
+    probe_failures: int = 0
+    lost: int = 0
+    connect_errors: int = 0
