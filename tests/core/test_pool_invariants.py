@@ -444,6 +444,8 @@ class Interleavings(RuleBasedStateMachine):
         # 4. Waiters leave in the order they came.
         assert all(waiter.lease is None and waiter.error is None for waiter in waiters), "served, and in the queue"
         self._check_order(waiters, ledger.first)
+        # While the server is away, no attempt is begun beside another.
+        assert ledger.outage is None or opening <= max(self.opening_before, 1), f"{opening} try in an outage"
         # A connection is opened for somebody who waits, and no other.
         assert opening <= max(self.opening_before, len(waiters)), f"{opening} are being opened for {len(waiters)}"
         self.opening_before = opening

@@ -340,6 +340,25 @@ def test_a_read_that_has_taken_long_is_not_run_again(served: Served) -> None:
         reading.result()
 
 
+def test_what_a_read_has_waited_for_its_connection_does_not_count(served: Served) -> None:
+    served.database.statement_retry = dataclasses.replace(READS_ONCE, longest=2)
+    lent = [served.database.pool.checkout() for _ in range(4)]
+
+    def read() -> Any:
+        with peewee_web.scope():
+            return served.database.execute_sql(SLOW[served.server.scheme].replace("2", "1")).fetchone()
+
+    reading = Working(None, read)
+    until(lambda: served.database.pool_stats().waiting == 1)
+    time.sleep(2.1)  # what is not to count
+    served.database.pool.checkin(lent.pop())
+    until(lambda: any(session.state == "active" for session in served.server.sessions(served.name)))
+    served.server.kill_sessions(served.name)
+    assert reading.result() is not None
+    for lease in lent:
+        served.database.pool.checkin(lease)
+
+
 def test_the_option_may_be_changed_later(served: Served) -> None:
     database = peewee_web.PooledPostgresqlDatabase("x", retry_reads=False)
     assert database.statement_retry.max_retries == 0

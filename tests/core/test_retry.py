@@ -451,6 +451,28 @@ def test_a_retry_within_the_transaction_of_one_is_refused(database: PooledSqlite
         outer()
 
 
+def test_a_transaction_that_began_while_its_statement_waited_for_its_turn_is_noticed(
+    database: PooledSqliteDatabase,
+) -> None:
+    ready = threading.Event()
+
+    @peewee_web.retry
+    def function() -> None:
+        ready.set()
+        query(database)
+
+    with peewee_web.scope():
+        query(database)
+        with database._state.find():  # as another statement of the scope has it
+            waiting = Working(None, function)
+            assert ready.wait(PATIENCE)
+            until(lambda: waiting.is_in("_await_turn"))
+            database.begin()
+        with pytest.raises(ScopeError, match="began outside the function"):
+            waiting.result()
+        database.rollback()
+
+
 # On real servers.
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextvars
+import sys
 import threading
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -65,6 +67,11 @@ class Working:
             self._outcome = self._work()
         except BaseException as error:
             self._error = error
+
+    def is_in(self, function: str) -> bool:
+        """Whether the thread is in a function of that name, or in one that it has called."""
+        frame = sys._current_frames().get(self._thread.ident or 0)
+        return any(each.f_code.co_name == function for each, _ in traceback.walk_stack(frame))
 
     def result(self) -> Any:
         self._thread.join(PATIENCE)
