@@ -11,6 +11,7 @@ from .core.databases import (
 from .core.errors import DatabaseUnavailable, NoConnection, PoolTimeout, ScopeClosed
 from .core.health import check
 from .core.registry import Databases
+from .core.replicas import ReplicatedDatabase
 from .core.retry import retry
 from .core.scope import Scope, scope
 from .core.scoped import ScopedDatabase
@@ -26,6 +27,7 @@ __all__ = [
     "PooledMySQLDatabase",
     "PooledPostgresqlDatabase",
     "PooledSqliteDatabase",
+    "ReplicatedDatabase",
     "RetryOperationalError",
     "Scope",
     "ScopeClosed",

@@ -39,6 +39,7 @@ class Exchange:
         if message["type"] == "http.response.start":
             if self._work.atomic:
                 self._work.complete(self._commit_when(message["status"]))
+            self._tell(message)
             self.started = True
         elif message["type"] == "http.response.body":
             if not message.get("more_body", False):
@@ -49,6 +50,14 @@ class Exchange:
         await self._send(message)
         if self._watch is not None:
             await asyncio.sleep(0)  # neither the app nor the server need ever wait; the watch must have its turn
+
+    def _tell(self, message: Message) -> None:
+        """Have the response say where the next request finds what this one has written."""
+        databases = self._work.databases
+        assert databases is not None
+        for bookmark in databases.bookmarks_after(self._work):
+            name, value = bookmark.header()
+            message["headers"] = [*message.get("headers", ()), (name.lower().encode(), value.encode())]
 
     async def receive(self) -> Message:
         if self._unread is not None:

@@ -14,7 +14,7 @@ from typing import Any
 from ..core.errors import NoConnection
 from ..core.registry import Databases
 from ..core.scope import Activation
-from ..core.unavailable import BODY, STATUS, plain_headers
+from ..core.unavailable import STATUS, body_of, plain_headers
 from .exchange import Exchange, Message, Receive, Send, is_hang_up
 
 ASGIApp = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
@@ -54,7 +54,7 @@ class PeeweeMiddleware:
             await self._lifespan(scope, receive, send)
 
     async def _http(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
-        work = self.databases.scope()
+        work = self.databases.scope_for(scope["method"], _headers_of(scope), lambda: scope)
         exchange = Exchange(work, self.databases.commit_when, receive, send)
         try:
             with work.activate():
@@ -76,7 +76,7 @@ class PeeweeMiddleware:
             exchange.close()
 
     async def _websocket(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
-        work = self.databases.scope(atomic=False)
+        work = self.databases.scope_for("", _headers_of(scope), lambda: scope, atomic=False)
         said = ["websocket.connect"]  # the last word before, and after, the handshake
 
         async def receive_between() -> Message:
@@ -109,8 +109,17 @@ class PeeweeMiddleware:
             await self.app(scope, receive_between, send)
 
 
+def _headers_of(scope: MutableMapping[str, Any]) -> Callable[[str], str | None]:
+    def header(name: str) -> str | None:
+        wanted = name.lower().encode("latin-1")
+        found = [value.decode("latin-1") for key, value in scope.get("headers") or () if key == wanted]
+        return "; ".join(found) or None  # HTTP/2 sends a Cookie in several
+
+    return header
+
+
 async def _unavailable(error: NoConnection, send: Send, kind: str) -> None:
     headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in plain_headers(error)]
     with suppress(OSError):  # the client may be gone
         await send({"type": f"{kind}.response.start", "status": STATUS, "headers": headers})
-        await send({"type": f"{kind}.response.body", "body": BODY.encode("ascii")})
+        await send({"type": f"{kind}.response.body", "body": body_of(error).encode("ascii")})

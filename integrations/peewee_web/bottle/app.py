@@ -14,7 +14,7 @@ from bottle import WSGIFileWrapper, request
 from ..core.errors import NoConnection
 from ..core.registry import DEFAULT, Databases
 from ..core.scope import Scope, current_scope
-from ..core.unavailable import BODY, REASON, STATUS, plain_headers
+from ..core.unavailable import REASON, STATUS, body_of, plain_headers
 from ..wsgi import COMPLETE, ScopeMiddleware
 from .responses import unavailable
 
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 # In environ: the scope of this very request, not of one that it was made inside of.
 SCOPE = "peewee_web.scope"
 
-OPTIONS = ("lazy", "atomic", "commit_when", "exclude")
+OPTIONS = ("lazy", "atomic", "atomic_names", "commit_when", "exclude", "choose", "read_only")
 
 
 class InstalledApp(ScopeMiddleware):
     """An app with plugins of ours."""
 
     def __init__(self, app: Any, databases: Databases) -> None:
-        super().__init__(app.wsgi, databases)
+        super().__init__(app.wsgi, databases, lambda environ: request)
         self._bottle = app
         self._plugins: list[PeeweePlugin] = []
         self._trigger_hook = app.trigger_hook
@@ -98,7 +98,7 @@ class InstalledApp(ScopeMiddleware):
         if lost is not None:
             if hasattr(body, "close"):
                 body.close()
-            return [] if environ["REQUEST_METHOD"] == "HEAD" else [BODY.encode("ascii")]
+            return [] if environ["REQUEST_METHOD"] == "HEAD" else [body_of(lost).encode("ascii")]
         if isinstance(body, WSGIFileWrapper):
             environ[COMPLETE] = True
         return body
@@ -122,4 +122,6 @@ def _combined(plugins: list[PeeweePlugin]) -> Databases:
         for name, database in plugin.databases.items():
             other_name = plugin.keyword if name == DEFAULT else f"{plugin.keyword}.{name}"
             named[other_name if name in named else name] = database
-    return Databases(named, **{option: getattr(plugins[0].databases, option) for option in OPTIONS})
+    options = {option: getattr(plugins[0].databases, option) for option in OPTIONS}
+    names = options.pop("atomic_names")
+    return Databases(named, **options if names is None else {**options, "atomic": names})

@@ -11,7 +11,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from bottle import PluginError, request
+from bottle import HTTPResponse, PluginError, request, response
 
 from ..core.registry import DEFAULT, Databases
 from .app import OPTIONS, SCOPE, InstalledApp, scope_of_request
@@ -85,11 +85,13 @@ class PeeweePlugin:
                 return run()
             if scope is not None:
                 return answer(run, scope, databases, atomic=atomic, keep=False)
-            scope = request.environ[SCOPE] = databases.scope()
+            scope = request.environ[SCOPE] = databases.scope_for(request.method, request.get_header, lambda: request)
             out = None
             try:
                 with scope.activate():
                     out = answer(run, scope, databases, atomic=atomic, keep=True)
+                    for bookmark in databases.bookmarks_after(scope):
+                        (out if isinstance(out, HTTPResponse) else response).add_header(*bookmark.header())
             finally:
                 if stream_of(out) is None:
                     scope.end()

@@ -12,7 +12,7 @@ from ..core.bodies import ScopedBody
 from ..core.errors import NoConnection
 from ..core.registry import Databases
 from ..core.scope import Scope
-from ..core.unavailable import BODY, STATUS, retry_after
+from ..core.unavailable import STATUS, body_of, retry_after
 
 _END = object()
 
@@ -82,7 +82,7 @@ def _attempt(step: Callable[[], Any], scope: Scope) -> Any:
 
 def unavailable(error: NoConnection) -> Any:
     """503 through Bottle's own error handling: an app's ``@app.error(503)`` styles it."""
-    return HTTPError(STATUS, BODY, exception=error, Retry_After=str(retry_after(error)))
+    return HTTPError(STATUS, body_of(error), exception=error, Retry_After=str(retry_after(error)))
 
 
 def stream_of(out: Any) -> Any:

@@ -18,7 +18,7 @@ from peewee import Database, InterfaceError, OperationalError, SqliteDatabase
 
 from . import fork, request_transaction
 from .drivers import Status
-from .errors import ScopeClosed
+from .errors import NoConnection, ScopeClosed
 from .options import PoolOptions
 from .physical import PhysicalConnections, in_peewees_terms
 from .places import described
@@ -97,8 +97,22 @@ class ScopedConnections(PhysicalConnections):
         self._require_init()
         if self.orphans:
             self.take_back_orphans()
-        state.hold(self.pool.checkout())
+        try:
+            lease = self.pool.checkout()
+        except NoConnection as error:
+            self._say_which(error)
+            raise
+        state.hold(lease)
         self._begin_use(state)
+
+    def _say_which(self, error: NoConnection) -> None:
+        """Have *error* name this database, where the app has others."""
+        scope = current_scope()
+        databases = None if scope is None else scope.databases
+        if databases is not None and len(databases) > 1 and error.database is None:
+            error.database = databases.name_of(self)
+            if error.database is not None:
+                error.args = (f"database {error.database!r}: {error}",)
 
     def _require_init(self) -> None:
         if self.deferred:
@@ -215,7 +229,11 @@ class ScopedConnections(PhysicalConnections):
         self._require_init()
         if self.orphans:
             self.take_back_orphans()
-        lease = await self.pool.checkout_async()
+        try:
+            lease = await self.pool.checkout_async()
+        except NoConnection as error:
+            self._say_which(error)
+            raise
         with state:
             if state.ended or not state.closed:
                 self.pool.checkin(lease)

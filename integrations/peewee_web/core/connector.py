@@ -44,6 +44,8 @@ class Connector:
         self._clock = clock
         self._start = start
         self._retired = False
+        #: Called after each attempt that did not reach the server, in its thread.
+        self.on_unreachable: Callable[[], object] | None = None
 
     def retire(self) -> None:
         """Begin no further attempt, and close what those under way open."""
@@ -115,6 +117,8 @@ class Connector:
         self.carry_out(self._ledger.unreachable(error, self._clock()))
         log = logger.debug if known else logger.warning
         log("no connection to the database (%s); trying again until it is back", first_line(error))
+        if self.on_unreachable is not None:
+            self.on_unreachable()
 
     def wrap(self, connection: Any, origin: Origin, now: float) -> PooledConnection:
         """*connection* with what a pool knows of it. It is closed if that can't be found out."""

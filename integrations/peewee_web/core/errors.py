@@ -15,10 +15,12 @@ class NoConnection(OperationalError):
     """No database connection could be had. Never raised itself: catch it to catch both of its subclasses.
 
     ``retry_after`` is the number of seconds after which a client may usefully try again; adapters put it in the
-    ``Retry-After`` header of the 503 they answer.
+    ``Retry-After`` header of the 503 they answer. ``database`` is the name of the database that was asked for, where
+    an app has several: the message and the 503 say it as well.
     """
 
     retry_after: float = 1.0
+    database: str | None = None
 
 
 class PoolTimeout(NoConnection, MaxConnectionsExceeded):
@@ -39,6 +41,16 @@ class ConnectionLost(DatabaseUnavailable):
 
 class ScopeError(InterfaceError):
     """A scope was used in a way that it cannot serve."""
+
+
+class ReadOnlyScope(ScopeError):
+    """A statement would have written, in a scope that was begun for reading only. It was not sent."""
+
+    def __init__(self, statement: str) -> None:
+        super().__init__(
+            f"{statement} in a scope that only reads (read_only=True: requests with a safe method, such as GET). What "
+            "has to write in one opens its own: `with peewee_web.scope(): ...`"
+        )
 
 
 class ScopeClosed(ScopeError):

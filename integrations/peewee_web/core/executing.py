@@ -18,8 +18,8 @@ from peewee import InterfaceError, MySQLDatabase, OperationalError
 
 from .connections import ScopedConnections
 from .drivers import Status
-from .errors import ConnectionLost, NoConnection
-from .faults import first_line, is_lost_connection
+from .errors import ConnectionLost, NoConnection, ReadOnlyScope
+from .faults import first_line, is_lost_connection, is_read_only
 from .places import caller
 from .retry import (
     READS_ONCE,
@@ -58,6 +58,8 @@ class Executing(ScopedConnections):
         with state:
             if journal is not None:
                 journal.check(state, self)
+            if effects.writes and state.read_only:
+                raise ReadOnlyScope(" ".join(str(sql).split()[:2]))
             if effects.needs_state and state.lease is not None:
                 state.lease.has_state = True  # another connection would not do
             try:
@@ -96,6 +98,8 @@ class Executing(ScopedConnections):
     def _note_effects(self, state: ConnectionState, sql: Any, effects: Effects, journal: Journal | None) -> None:
         if effects.leaves_state and state.lease is not None:
             state.lease.has_state = True
+        if effects.writes:
+            state.note_write()
         if journal is None:
             return
         if effects.writes:
@@ -144,6 +148,9 @@ class Executing(ScopedConnections):
         if state.lease is None or isinstance(error, NoConnection):
             return error
         state.lease.failed = True
+        if is_read_only(error):
+            # A primary that is a standby now: a URL of several hosts, or a name that moves, leads to another.
+            self.pool.renew()
         if not is_lost_connection(error):
             return error
         self.pool.note_lost(state.lease)

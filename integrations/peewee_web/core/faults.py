@@ -87,6 +87,13 @@ _MYSQL_CONFLICT = frozenset({1205, 1213})
 _SQLITE_CONFLICT = frozenset({5, 6})
 _SQLITE = frozenset({"sqlite3", "pysqlite3", "sqlcipher3", "apsw", "cysqlite"})
 
+# PostgreSQL's 25006, read-only transaction: a standby's are. MySQL's and MariaDB's 1836, read-only mode; and 1290, an
+# option forbids it, where that is read_only or super_read_only.
+_POSTGRES_READ_ONLY = "25006"
+_MYSQL_READ_ONLY = 1836
+_MYSQL_FORBIDDEN_BY_OPTION = 1290
+_READ_ONLY_WORDS = ("read-only", "read_only")
+
 # A connection attempt's errors.
 
 # Class 08; class 53, insufficient resources (53300, too many connections); 57P01 to 57P05 as above; 55000, the database
@@ -186,6 +193,24 @@ def is_conflict(error: BaseException) -> bool:
     if modules & _MYSQL:
         return _mysql_number(error) in _MYSQL_CONFLICT
     return bool(modules & _SQLITE) and _sqlite_conflict(error)
+
+
+def is_read_only(error: BaseException) -> bool:
+    """Whether *error*, raised by a statement, says that the server only reads. The statement had no effect then.
+
+    (Or the transaction only reads, because the app has set it so.) *error* is Peewee's exception or the driver's own.
+    """
+    error = _drivers_own(error)
+    modules = _modules(error)
+    if modules & _POSTGRES:
+        return _sqlstate(error) == _POSTGRES_READ_ONLY
+    number = _mysql_number(error) if modules & _MYSQL else None
+    return number == _MYSQL_READ_ONLY or (number == _MYSQL_FORBIDDEN_BY_OPTION and _has_words(error, _READ_ONLY_WORDS))
+
+
+def mysql_number(error: BaseException) -> int | None:
+    """The number that MySQL or MariaDB gave *error*, which is Peewee's exception or the driver's own."""
+    return _mysql_number(_drivers_own(error))
 
 
 def is_outage(error: BaseException) -> bool:

@@ -9,7 +9,9 @@ from typing import Any, overload
 
 from peewee import MySQLDatabase, PostgresqlDatabase, SqliteDatabase
 
+from .members import MemberStatus
 from .registry import DEFAULT, Databases
+from .replicas import ReplicatedDatabase
 from .scope import Scope
 from .stats import PoolStats
 
@@ -36,6 +38,8 @@ class Health:
     """Whether it refuses to write: a standby, or one that was set so."""
     pool: PoolStats
     """The figures of the pool, this check's own connection included."""
+    replicas: tuple[MemberStatus, ...] = ()
+    """The replicas, as they were found a moment ago; of one that was never asked for a read nothing is known."""
 
 
 @overload
@@ -58,9 +62,12 @@ def check(database: Any) -> Any:
 
 
 def _check(database: Any) -> Health:
+    replicas = tuple(database.replicas_known) if isinstance(database, ReplicatedDatabase) else ()
+    if isinstance(database, ReplicatedDatabase):
+        database = database.obj
     question = next((sql for kind, sql in _QUESTIONS.items() if isinstance(database, kind)), "SELECT '', 0")
     database.ensure_open()
     begun = time.perf_counter()
     version, read_only = database.execute_sql(question).fetchone()
     round_trip = time.perf_counter() - begun
-    return Health(round_trip, str(version), bool(read_only), database.pool_stats())
+    return Health(round_trip, str(version), bool(read_only), database.pool_stats(), replicas)

@@ -189,6 +189,15 @@ class Ledger(Holdings):
             self._call_off()
             return self._next(now)
 
+    def turn_away(self, error: BaseException) -> Next:
+        """Tell all who wait that they wait in vain."""
+        with self._lock:
+            return Next(self._tell(list(self._waiters), error), 0, 0.0)
+
+    @property
+    def in_use(self) -> int:
+        return len(self._leases)
+
     def _note_failure(self, error: BaseException) -> None:
         self._call_off()
         self._counts.connect_errors += 1

@@ -74,7 +74,7 @@ class Pool:
         fork.tell_children(self)
 
     def _begin(self, options: PoolOptions) -> None:
-        self._tend_at = -math.inf
+        self._tend_at = self._renew_at = -math.inf
         self.ledger = Ledger(options)
         self.connector = self._new_connector(self.ledger)
 
@@ -244,6 +244,18 @@ class Pool:
         """Go on with other *options*. Connections of before are closed, those in use when they come back."""
         self.connector.carry_out(self.ledger.configure(options, self.clock()))
         self.close_idle()
+
+    def renew(self) -> None:
+        """Replace the connections: idle ones now, those in use when they come back. At most once a second."""
+        now = self.clock()
+        if now >= self._renew_at:
+            self._renew_at = now + _TEND_EVERY
+            self.ledger.outdate()
+            self.close_idle()
+
+    def turn_away(self, error: BaseException) -> None:
+        """Raise *error* from all checkouts that wait."""
+        self.connector.carry_out(self.ledger.turn_away(error))
 
     def tend(self, now: float) -> None:
         """Close what has been idle for too long and report what has been out for too long, once a second at most.

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import inspect
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, TypeVar, overload
 
 from peewee import Database, Proxy
 
 from .adopt import adopt
+from .bookmarks import Bookmark
 from .databases import connect
+from .errors import ScopeError
 from .pooled import Pooling
+from .replicas import ReplicatedDatabase
 from .scope import Scope
 
 DEFAULT = "default"
+# RFC 9110, 9.2.1. (TRACE is answered by servers.)
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+
+S = TypeVar("S", bound=Scope)
 
 
 def commit_below_400(status: int) -> bool:
@@ -26,14 +35,19 @@ def commit_below_400(status: int) -> bool:
 class Databases(Mapping[str, Any]):
     """A mapping of names to adopted Peewee databases, with the options of the scopes that use them.
 
-    *databases* is a Peewee database (any class; an initialised `peewee.Proxy` counts as what it stands for), a URL,
-    or a mapping of names to either; a single one is named ``"default"``. Options:
+    *databases* is a Peewee database (any class; an initialised `peewee.Proxy` counts as what it stands for), a
+    `ReplicatedDatabase`, a URL, or a mapping of names to any of them; a single one is named ``"default"``. Options:
 
     - ``lazy`` (True): the first query takes the connection. False takes one of every database when the scope begins.
-    - ``atomic`` (False): one transaction per scope and database.
+    - ``atomic`` (False): one transaction per scope and database. Names, as in ``["default"]``, mean only these.
     - ``commit_when`` (status below 400): whether an atomic request with this HTTP status commits.
     - ``exclude`` (none): paths (or names of routes, where a framework has them) without a scope; ``*`` matches any
       rest, as in ``"/static/*"``.
+    - ``choose`` (none): which database a request has for its default: a function of the framework's request that
+      returns a name of *databases* or a Peewee database. It is called when the default database is first asked for, in
+      the request, so that what it raises is answered as if a view had raised it.
+    - ``read_only`` (False): requests with a safe method (GET, HEAD, OPTIONS) only read: a statement that would write
+      raises `ScopeError`, and a `ReplicatedDatabase` reads from replicas although requests are atomic.
 
     Raises `TypeError` or `ValueError` for what can't be a database. Opens no connection. Immutable and thread-safe.
     """
@@ -43,21 +57,68 @@ class Databases(Mapping[str, Any]):
         databases: Any,
         *,
         lazy: bool = True,
-        atomic: bool = False,
+        atomic: bool | Iterable[str] = False,
         commit_when: Callable[[int], bool] | None = None,
         exclude: Iterable[str] = (),
+        choose: Callable[[Any], Any] | None = None,
+        read_only: bool = False,
     ) -> None:
+        if choose is not None and (not callable(choose) or inspect.iscoroutinefunction(choose)):
+            raise TypeError(f"choose takes a plain function of the request, not {choose!r}")
         if commit_when is not None and not callable(commit_when):
             raise TypeError(f"commit_when takes a function of the HTTP status, not {commit_when!r}")
         named = databases if isinstance(databases, Mapping) else {DEFAULT: databases}
         if not named:
             raise ValueError("no database given: pass a peewee.Database, a URL, or a mapping of names to either")
         self.lazy = lazy
-        self.atomic = atomic
+        self.read_only = read_only
+        self.choose = choose
         self.commit_when = commit_when or commit_below_400
         self.exclude = (exclude,) if isinstance(exclude, str) else tuple(exclude)
         self._databases = {name: _resolve(name, database) for name, database in named.items()}
-        self.adopted: tuple[Pooling, ...] = tuple(dict.fromkeys(self._databases.values()))
+        #: Whether scopes are atomic; and if not for all databases, for which.
+        self.atomic, self.atomic_names = _read_atomic(atomic, self._databases)
+        #: Whether requests differ in nothing but their connections.
+        self.is_plain = choose is None and not read_only and not self.replicated
+
+    @property
+    def origin(self) -> Databases:
+        """What the app was configured with, of which this may be what one request sees."""
+        return self
+
+    @property
+    def adopted(self) -> tuple[Pooling, ...]:
+        """The databases, each once; of replicated ones the primaries of now."""
+        return _unreplicated(self._databases.values())
+
+    @property
+    def transactional(self) -> tuple[Pooling, ...]:
+        """Those that an atomic scope covers."""
+        if self.atomic_names is None:
+            return self.adopted
+        return _unreplicated(self._databases[name] for name in self.atomic_names)
+
+    @property
+    def replicated(self) -> dict[str, ReplicatedDatabase]:
+        """Those that have replicas, by name."""
+        return {name: database for name, database in self._databases.items() if _is_replicated(database)}
+
+    @property
+    def pools(self) -> tuple[Pooling, ...]:
+        """All that has connections: the databases, each once, and their replicas."""
+        replicas = [member for database in self.replicated.values() for member in database.members]
+        return tuple(dict.fromkeys((*self.adopted, *replicas)))
+
+    def settled(self) -> Databases:
+        """This, with a default database that is known by now. Raises what ``choose`` raises."""
+        return self
+
+    def name_of(self, database: object) -> str | None:
+        """The name by which *database*, or a replica's primary, is known here."""
+        for name, named in self._databases.items():
+            if named is database or (_is_replicated(named) and database in named.members):
+                return name
+        return None
 
     @classmethod
     def of(cls, databases: Any, **options: Any) -> Databases:
@@ -92,17 +153,75 @@ class Databases(Mapping[str, Any]):
     @property
     def default(self) -> Any:
         """The database named ``"default"``, or the only one."""
-        if DEFAULT not in self._databases and len(self._databases) == 1:
-            return next(iter(self._databases.values()))
-        return self[DEFAULT]
+        return self[self._default_name]
 
-    def scope(self, *, lazy: bool | None = None, atomic: bool | None = None) -> Scope:
-        """A new scope on these databases, with their options unless given here. See `Scope` for its use."""
+    @property
+    def _default_name(self) -> str:
+        if DEFAULT not in self._databases and len(self._databases) == 1:
+            return str(next(iter(self._databases)))
+        return DEFAULT
+
+    def scope(
+        self, *, lazy: bool | None = None, atomic: bool | None = None, read_only: bool = False, **databases: Any
+    ) -> Scope:
+        """A new scope on these databases, with their options unless given here. See `Scope` for its use.
+
+        *databases* stand in it for those of their names: ``scope(default=tenant_db)``. Each is a Peewee database or the
+        name of another one. In a *read_only* scope a statement that would write raises `ScopeError`.
+        """
         return Scope(
-            self,
+            Selection(self, databases) if databases else self,
             lazy=self.lazy if lazy is None else lazy,
             atomic=self.atomic if atomic is None else atomic,
+            read_only=read_only,
         )
+
+    @overload
+    def scope_for(
+        self, method: str, header: Callable[[str], str | None], request: Callable[[], Any], **options: Any
+    ) -> Scope: ...
+    @overload
+    def scope_for(
+        self,
+        method: str,
+        header: Callable[[str], str | None],
+        request: Callable[[], Any],
+        kind: type[S],
+        **options: Any,
+    ) -> S: ...
+    def scope_for(
+        self,
+        method: str,
+        header: Callable[[str], str | None],
+        request: Callable[[], Any],
+        kind: type[Scope] = Scope,
+        **options: Any,
+    ) -> Scope:
+        """The scope of a request, of class *kind*: what an adapter begins.
+
+        *method* is the request's, *header* gives a header of it by name, *request* the framework's own object, when
+        ``choose`` has to have it. *options* (``lazy``, ``atomic``) go before those of the databases.
+        """
+        options = {"lazy": self.lazy, "atomic": self.atomic, **options}
+        if self.is_plain:
+            return kind(self, **options)
+        choose = self.choose
+        seen = self if choose is None else Selection(self, {}, lambda: choose(request()))
+        scope = kind(seen, read_only=self.read_only and method in SAFE_METHODS, **options)
+        for name, database in self.replicated.items():
+            database.remember_from(header, name, scope.history)
+        return scope
+
+    def bookmarks_after(self, scope: Scope) -> list[Bookmark]:
+        """What the response of *scope* tells the client, so that its next request sees what this one has written.
+
+        To be asked when the transaction has ended, before the headers go. Never raises.
+        """
+        if self.is_plain:
+            return []
+        with scope.activate():
+            bookmarks = [database.bookmark_after(name, scope.history) for name, database in self.replicated.items()]
+        return [bookmark for bookmark in bookmarks if bookmark is not None]
 
     def excludes(self, *routes: str | None) -> bool:
         """Whether a request to any of *routes* (its path, the name of its route) goes without a scope."""
@@ -117,21 +236,106 @@ class Databases(Mapping[str, Any]):
         are closed at their check-in. Work that goes on may open new ones.
         """
         deadline = time.monotonic() + timeout
-        for database in self.adopted:
+        for database in self.pools:
             with suppress(Exception):
                 database.close()
-        return sum(database.close_pool(max(0.0, deadline - time.monotonic())) for database in self.adopted)
+        return sum(database.close_pool(max(0.0, deadline - time.monotonic())) for database in self.pools)
 
 
-def _resolve(name: object, database: Any) -> Pooling:
+class Selection(Databases):
+    """*databases* as one unit of work sees them: *replaced* stand for some names.
+
+    If *choose* is given it says what stands for the default one, as the option of that name does.
+    """
+
+    def __init__(
+        self, databases: Databases, replaced: Mapping[str, Any], choose: Callable[[], Any] | None = None
+    ) -> None:
+        vars(self).update(vars(databases))  # its options
+        self._origin = databases.origin
+        self._databases = dict(databases._databases)
+        self._choice = choose
+        self._choosing = threading.RLock()
+        self._is_choosing = False
+        for name, database in replaced.items():
+            if name not in self._databases:
+                raise TypeError(f"no database is named {name!r}: scope() takes {', '.join(self._databases)} by name")
+            self._databases[name] = self._found(database, f"scope({name}=...)")
+
+    @property
+    def origin(self) -> Databases:
+        return self._origin
+
+    def __getitem__(self, name: str) -> Any:
+        if self._choice is not None and name == self._default_name:
+            self.settled()
+        return super().__getitem__(name)
+
+    def settled(self) -> Databases:
+        with self._choosing:
+            if self._choice is None:
+                return self
+            if self._is_choosing:
+                raise ScopeError(
+                    "choose= uses the default database, which it is to choose: look tenants up in one of another name, "
+                    "such as a model bound to ScopedDatabase('control')"
+                )
+            self._is_choosing = True
+            try:
+                chosen = self._choice()
+                self._databases[self._default_name] = self._found(chosen, "choose=")
+            except AttributeError as error:  # which Python would take for a missing attribute of the proxy that asks
+                raise ScopeError(f"choose= failed: {error}") from error
+            finally:
+                self._is_choosing = False
+            self._choice = None
+        return self
+
+    def _found(self, database: Any, giver: str) -> Any:
+        known = self.origin._databases
+        if isinstance(database, str) and database in known:
+            return known[database]
+        if database is None or isinstance(database, str):
+            # A URL may hold a password, and what a client has sent belongs in no log.
+            what = "None" if database is None else "a name that is not known"
+            raise ScopeError(
+                f"{giver} gave {what}: give one of {', '.join(map(repr, known))}, or a Peewee database (for a URL, one "
+                "that peewee_web.connect() has made once)"
+            )
+        return _resolve(giver, database)
+
+
+def _read_atomic(atomic: Any, databases: Mapping[str, Any]) -> tuple[bool, tuple[str, ...] | None]:
+    if isinstance(atomic, bool):
+        return atomic, None
+    names = (atomic,) if isinstance(atomic, str) else tuple(atomic)
+    unknown = [name for name in names if name not in databases]
+    if unknown:
+        raise ValueError(f"atomic names {unknown[0]!r}, but there is {', '.join(map(repr, databases))}")
+    return bool(names), names
+
+
+def _is_replicated(database: object) -> bool:
+    return isinstance(database, ReplicatedDatabase)
+
+
+def _unreplicated(databases: Iterable[Any]) -> tuple[Pooling, ...]:
+    return tuple(
+        dict.fromkeys(database.get_write() if _is_replicated(database) else database for database in databases)
+    )
+
+
+def _resolve(name: object, database: Any) -> Any:
     if not isinstance(name, str):
         raise TypeError(f"a database's name is a string, not {name!r}")
     if isinstance(database, str):
         database = connect(database)
-    while isinstance(database, Proxy):
+    while isinstance(database, Proxy) and not _is_replicated(database):
         if database.obj is None:
             raise ValueError(f"the proxy given as database {name!r} has no database yet: call its initialize() first")
         database = database.obj
+    if _is_replicated(database):
+        return database
     adopted: Database = adopt(database)
     assert isinstance(adopted, Pooling)
     return adopted

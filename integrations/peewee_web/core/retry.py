@@ -17,6 +17,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, overload
 
+from peewee import Proxy
+
 from .backoff import pause
 from .errors import ConnectionLost, NoConnection, ScopeError
 from .faults import first_line, is_conflict
@@ -131,10 +133,10 @@ def retry(
 class FunctionRetry:
     """When a function is run again, and how it is decorated for that: `retry`, of one *database* or of all."""
 
-    max_retries: int
-    backoff: float
-    retry_writes: bool
-    on_retry: OnRetry | None
+    max_retries: int = 3
+    backoff: float = 1.0
+    retry_writes: bool = False
+    on_retry: OnRetry | None = None
     database: Any = None
 
     def __post_init__(self) -> None:
@@ -158,8 +160,11 @@ class FunctionRetry:
         """Raise `ScopeError` inside an outer transaction, as far as it is known here; a `Journal` knows all."""
         scope = current_scope()
         if self.database is not None:
-            if self.database.in_transaction() or (scope is not None and scope.is_atomic_for(self.database)):
-                raise _refusal(self.database)
+            in_transaction = self.database.in_transaction()
+            # Of a proxy it is the database of now that has transactions.
+            database = self.database.obj if isinstance(self.database, Proxy) else self.database
+            if in_transaction or (scope is not None and scope.is_atomic_for(database)):
+                raise _refusal(database)
         elif scope is not None:
             for database, state in list(scope.states.items()):
                 if is_in_transaction(state) or scope.is_atomic_for(database):

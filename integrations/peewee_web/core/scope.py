@@ -80,6 +80,18 @@ class CurrentState:
         self.find().set_connection(conn)
 
 
+class History:
+    """What a unit of work has written, and what it must see at least. Shared by the scopes that are begun in it."""
+
+    __slots__ = ("positions", "written")
+
+    def __init__(self) -> None:
+        #: The databases that have been written to.
+        self.written: set[object] = set()
+        #: How far a replica of a database must have got, by database.
+        self.positions: dict[object, str] = {}
+
+
 class Activation:
     """Makes a scope (or none) the current one for the length of a ``with`` block, and then what was current before."""
 
@@ -114,9 +126,20 @@ class Scope:
 
     _ended = True  # what the finalizer sees of a scope whose constructor was called wrongly
 
-    def __init__(self, databases: Databases | None = None, *, lazy: bool = True, atomic: bool = False) -> None:
+    def __init__(
+        self,
+        databases: Databases | None = None,
+        *,
+        lazy: bool = True,
+        atomic: bool = False,
+        read_only: bool = False,
+        history: History | None = None,
+    ) -> None:
         self.databases = databases
         self.lazy = lazy
+        #: Whether a statement that would write raises `ReadOnlyScope`.
+        self.read_only = read_only
+        self.history = History() if history is None else history
         self._atomic = atomic
         #: The connection state of each database that took part, by database.
         self.states: dict[ScopeAware, ScopedState] = {}
@@ -143,13 +166,13 @@ class Scope:
         """The connection state of *database* in this scope, made when it is first asked for."""
         state = self.states.get(database)
         if state is None:
-            state = self.states.setdefault(database, ScopedState(database))
+            state = self.states.setdefault(database, ScopedState(database, self))
             if self._ended:  # asked after the entry was made: end() has either seen the entry, or is seen here
                 state.end()
         return state
 
     def is_atomic_for(self, database: ScopeAware) -> bool:
-        return self._atomic and (self.databases is None or database in self.databases.adopted)
+        return self._atomic and (self.databases is None or database in self.databases.transactional)
 
     def set_atomic(self, atomic: bool) -> None:
         """Opt this unit of work in or out, whatever the adapter was set to.
@@ -229,7 +252,7 @@ class Scope:
             state.abandon(by_mistake)
 
     def _registered(self) -> Iterable[ScopeAware]:
-        return () if self.databases is None else self.databases.adopted
+        return () if self.databases is None else self.databases.settled().adopted
 
     # As a context manager.
 
@@ -282,10 +305,10 @@ class Scope:
 
     def __call__(self, function: F) -> F:
         """Run each call of *function* in a new scope with the options of this one."""
-        options: dict[str, Any] = {"lazy": self.lazy, "atomic": self._atomic}
+        options: dict[str, Any] = {"lazy": self.lazy, "atomic": self._atomic, "read_only": self.read_only}
 
         def fresh() -> Scope:
-            return Scope(_databases_at_hand() if self.databases is None else self.databases, **options)
+            return _within(_active.get(), **options) if self.databases is None else Scope(self.databases, **options)
 
         if inspect.isasyncgenfunction(function):
 
@@ -324,12 +347,13 @@ def scope() -> Scope:
     Inside another scope (a request) it gives parallel or separate work a connection of its own, on the same named
     databases. Code that outlives its request must open one.
     """
-    return Scope(_databases_at_hand())
+    return _within(_active.get())
 
 
-def _databases_at_hand() -> Databases | None:
-    outer = _active.get()
-    return None if outer is None else outer.databases
+def _within(outer: Scope | None, **options: Any) -> Scope:
+    if outer is None:
+        return Scope(**options)
+    return Scope(outer.databases, history=outer.history, **options)
 
 
 def current_scope() -> Scope | None:

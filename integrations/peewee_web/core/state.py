@@ -19,6 +19,7 @@ from .places import Place, caller
 
 if TYPE_CHECKING:
     from .retry import Journal
+    from .scope import Scope
 
 # Stands in `ConnectionState.ctx` for a connection that the scope opened, not a `with db:` block: Peewee closes the
 # connection when the last block leaves `ctx`, and the scope never leaves it.
@@ -75,6 +76,8 @@ class ConnectionState:
 
     scoped = False
     ended = False
+    #: Whether a statement that would write is not to be sent.
+    read_only = False
 
     __slots__ = (
         "__weakref__",
@@ -87,7 +90,9 @@ class ConnectionState:
         "lease",
         "lost",
         "open_transaction",
+        "reader",
         "transactions",
+        "written",
     )
 
     conn: Any
@@ -106,7 +111,13 @@ class ConnectionState:
     #: Whether a connection is being made ready for its use here.
     is_beginning: bool
 
+    #: The replica that reads are sent to in place of this database, once one is chosen.
+    reader: Any
+    #: Whether something was written, outside a scope, since the connection was opened.
+    written: bool
+
     def __init__(self) -> None:
+        self.reader = None
         self.open_transaction = None
         self.inside = Inside()
         self.is_beginning = False
@@ -114,7 +125,7 @@ class ConnectionState:
 
     def reset(self) -> None:
         self.part()
-        self.lost = False
+        self.lost = self.written = False
         self.ctx, self.transactions, self.commit_callbacks = [], [], []
 
     def hold(self, lease: Lease) -> None:
@@ -132,6 +143,10 @@ class ConnectionState:
     def transaction_place(self) -> Place | None:
         """Where the open transaction began."""
         return None if self.open_transaction is None else self.open_transaction.place
+
+    def note_write(self) -> None:
+        """From now on reads have to see what has been written here."""
+        self.written = True
 
     def begin_transaction(self, place: Place, journal: Journal | None) -> None:
         self.end_transaction()
@@ -237,16 +252,31 @@ class ScopedState(ConnectionState):
 
     scoped = True
 
-    __slots__ = ("_depth", "_forks", "_turn", "database", "ended", "ending", "request_transaction")
+    __slots__ = (
+        "_depth",
+        "_forks",
+        "_turn",
+        "database",
+        "ended",
+        "ending",
+        "history",
+        "read_only",
+        "request_transaction",
+    )
 
-    def __init__(self, database: ScopeAware) -> None:
+    def __init__(self, database: ScopeAware, scope: Scope) -> None:
         super().__init__()
         self.database = database
+        self.history = scope.history  # and not the scope itself, which refers to this
+        self.read_only = scope.read_only
         self.ended = self.ending = False
         self.request_transaction: Any = None
         self._turn = threading.RLock()
         self._depth = 0
         self._forks = fork.count
+
+    def note_write(self) -> None:
+        self.history.written.add(self.database)
 
     def __enter__(self) -> None:
         if not self._turn.acquire(blocking=False):

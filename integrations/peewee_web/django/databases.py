@@ -105,9 +105,12 @@ class ConfiguredDatabases(Mapping[str, Any]):
             # the setting names is imported. They are told later.
             return None
 
-    def scope(self, *, lazy: bool | None = None, atomic: bool | None = None) -> Scope:
-        """A unit of work outside requests: ``with databases.scope(): ...``, or as a decorator."""
-        return self.current.scope(lazy=lazy, atomic=atomic)
+    def scope(self, **options: Any) -> Scope:
+        """A unit of work outside requests: ``with databases.scope(): ...``, or as a decorator.
+
+        *options* are those of `Databases.scope`: ``lazy``, ``atomic``, ``read_only``, and databases by name.
+        """
+        return self.current.scope(**options)
 
     def close(self) -> None:
         """Close idle connections, and the calling thread's own. Configures nothing that is not configured yet."""

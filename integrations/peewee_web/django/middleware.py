@@ -58,7 +58,7 @@ class PeeweeMiddleware:
         current = databases.current
         if current.excludes(request.path_info):
             return self.get_response(request)
-        scope = current.scope()
+        scope = current.scope_for(request.method or "", request.headers.get, lambda: request)
         setattr(request, _SCOPE, scope)
         return self._serve_async(request, scope) if self._is_async else self._serve(request, scope)
 
@@ -99,7 +99,9 @@ class PeeweeMiddleware:
             response = await self.get_response(request)
         except NoConnection as error:
             response = await sync_to_async(unavailable, thread_sensitive=True)(request, error)
-        if getattr(request, _SCOPE).atomic or _LOST in vars(request):
+        scope: Scope = getattr(request, _SCOPE)
+        assert scope.databases is not None
+        if scope.atomic or not scope.databases.is_plain or _LOST in vars(request):
             return await sync_to_async(_settle, thread_sensitive=True)(request, response)
         return response
 
@@ -148,8 +150,8 @@ def _settle(request: HttpRequest, response: HttpResponse) -> HttpResponse:
     if lost is not None and response.status_code == 500:
         response = unavailable(request, lost)
     scope: Scope = getattr(request, _SCOPE)
+    assert scope.databases is not None
     if scope.atomic:
-        assert scope.databases is not None
         commit = scope.databases.commit_when(response.status_code)
         try:
             scope.complete(commit)
@@ -157,4 +159,9 @@ def _settle(request: HttpRequest, response: HttpResponse) -> HttpResponse:
             if commit:
                 raise
             logger.warning("the rollback of a failed request failed as well", exc_info=True)
+    for name, value, max_age in scope.databases.bookmarks_after(scope):
+        if max_age is None:
+            response[name] = value
+        else:
+            response.set_cookie(name, value, max_age=max_age, httponly=True, samesite="Lax")
     return response

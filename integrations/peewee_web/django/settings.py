@@ -18,11 +18,13 @@ from django.utils.module_loading import import_string
 
 from ..core.databases import connect
 from ..core.registry import DEFAULT, Databases
+from ..core.replicas import ReplicatedDatabase
 from . import engines
 
 SETTING = "PEEWEE"
-KEYS = ("DATABASES", "DATABASE", "LAZY", "ATOMIC", "COMMIT_WHEN", "EXCLUDE")
+KEYS = ("DATABASES", "DATABASE", "LAZY", "ATOMIC", "COMMIT_WHEN", "EXCLUDE", "CHOOSE", "READ_ONLY")
 DJANGOS = "DATABASES"
+REPLICAS = "REPLICAS"
 DUMMY = "django.db.backends.dummy"  # what Django fills in where a project has no database
 
 
@@ -93,17 +95,19 @@ def _check_keys(where: str, given: Iterable[Any], known: Iterable[str]) -> None:
 
 def _options(configured: Mapping[str, Any]) -> dict[str, Any]:
     options: dict[str, Any] = {}
-    for key in ("LAZY", "ATOMIC"):
+    for key in ("LAZY", "ATOMIC", "READ_ONLY"):
         if key in configured:
             options[key.lower()] = configured[key]
-            if not isinstance(configured[key], bool):
+            names = key == "ATOMIC" and isinstance(configured[key], (list, tuple, set, frozenset))
+            if not isinstance(configured[key], bool) and not names:
                 raise BadSetting("E002", f"{SETTING}[{key!r}] is True or False, not {configured[key]!r}")
-    commit_when = configured.get("COMMIT_WHEN")
-    if commit_when is not None:
-        where = f"{SETTING}['COMMIT_WHEN']"
-        options["commit_when"] = _import(where, commit_when) if isinstance(commit_when, str) else commit_when
-        if not callable(options["commit_when"]):
-            raise BadSetting("E002", f"{where} is a function of the HTTP status, or its dotted path")
+    for key, argument in (("COMMIT_WHEN", "the HTTP status"), ("CHOOSE", "the request")):
+        function = configured.get(key)
+        if function is not None:
+            where = f"{SETTING}[{key!r}]"
+            options[key.lower()] = _import(where, function) if isinstance(function, str) else function
+            if not callable(options[key.lower()]):
+                raise BadSetting("E002", f"{where} is a function of {argument}, or its dotted path")
     exclude = configured.get("EXCLUDE", ())
     if exclude:
         options["exclude"] = (exclude,) if isinstance(exclude, str) else tuple(exclude)
@@ -144,13 +148,25 @@ def _find(described_in: str, name: Any, value: Any) -> tuple[Any, bool]:
     with _explained(where):
         if isinstance(value, Mapping):
             if described_in != DJANGOS:  # the backends of others have keys of their own
-                _check_keys(where, value, (*engines.KEYS, *engines.ORM_KEYS))
-            value, made = engines.open_described(value), True
+                _check_keys(where, value, (*engines.KEYS, *engines.ORM_KEYS, REPLICAS))
+            value, made = _open(where, value), True
         elif isinstance(value, str) and "://" in value:
             value, made = connect(value), True
         elif isinstance(value, str):
             value = _import(where, value)
         return Databases({name: value}).default, made
+
+
+def _open(where: str, described: Mapping[str, Any]) -> Any:
+    primary = engines.open_described({key: value for key, value in described.items() if key != REPLICAS})
+    if REPLICAS not in described:
+        return primary
+    replicas = described[REPLICAS]
+    if isinstance(replicas, (str, Mapping)):
+        raise BadSetting(
+            "E002", f"{where}[{REPLICAS!r}] is a list of databases, each a URL or described as this one is"
+        )
+    return ReplicatedDatabase(primary, [_find(where, REPLICAS, replica)[0] for replica in replicas])
 
 
 @contextmanager

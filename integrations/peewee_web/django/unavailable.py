@@ -10,7 +10,7 @@ from django.template import TemplateDoesNotExist, loader
 from django.urls import get_resolver, get_urlconf
 
 from ..core.errors import NoConnection
-from ..core.unavailable import BODY, STATUS, retry_after
+from ..core.unavailable import STATUS, body_of, retry_after
 
 logger = logging.getLogger("peewee_web")
 
@@ -28,7 +28,7 @@ def unavailable(request: HttpRequest, error: NoConnection) -> HttpResponse:
         if not getattr(response, "is_rendered", True):
             response.render()
     except NoConnection:
-        response = _plain()
+        response = _plain(error)
     response.headers.setdefault("Retry-After", str(retry_after(error)))
     return response
 
@@ -45,9 +45,9 @@ def _default(request: HttpRequest, exception: NoConnection) -> HttpResponse:
     try:
         template = loader.get_template(TEMPLATE)
     except TemplateDoesNotExist:
-        return _plain()
+        return _plain(exception)
     return HttpResponse(template.render({"retry_after": retry_after(exception)}), status=STATUS)
 
 
-def _plain() -> HttpResponse:
-    return HttpResponse(BODY, status=STATUS, content_type="text/plain; charset=utf-8")
+def _plain(error: NoConnection) -> HttpResponse:
+    return HttpResponse(body_of(error), status=STATUS, content_type="text/plain; charset=utf-8")

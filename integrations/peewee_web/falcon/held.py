@@ -23,8 +23,8 @@ _ATTRIBUTE = "peewee_web_held"
 class RequestScope(Scope):
     """A scope that is current from `enter` to `leave`, or until the request object is gone."""
 
-    def __init__(self, databases: Databases, *, atomic: bool) -> None:
-        super().__init__(databases, lazy=databases.lazy, atomic=atomic)
+    def __init__(self, databases: Databases, **options: Any) -> None:
+        super().__init__(databases, **options)
         self._entered: Activation | None = None
         self._dropped = False
         self._call: tuple[int, int] | None = None
@@ -130,6 +130,6 @@ def end_until(outer: Scope | None) -> None:
 
 def take_back_orphans(databases: Databases | None) -> None:
     """Give back what requests that were dropped had, not only when somebody needs a connection."""
-    for database in () if databases is None else databases.adopted:
+    for database in () if databases is None else databases.pools:
         if database.orphans:
             database.take_back_orphans()

@@ -35,14 +35,14 @@ class PeeweeMiddleware:
     def __init__(self, db: Any, **options: Any) -> None:
         self.databases = Databases.of(db, **options)
 
-    def _begin(self, req: falcon.Request, *, atomic: bool) -> RequestScope | None:
+    def _begin(self, req: falcon.Request, method: str, **options: bool) -> RequestScope | None:
         end_left_over()
         take_back_orphans(self.databases)
         if self.databases.excludes(req.path):
             return None
         if has_scope(req):
             raise RuntimeError("two PeeweeMiddleware serve this Falcon app: give a mapping of databases to one")
-        scope = RequestScope(self.databases, atomic=atomic)
+        scope = self.databases.scope_for(method, req.get_header, lambda: req, RequestScope, **options)
         scope.enter(req)
         return scope
 
@@ -60,11 +60,16 @@ class PeeweeMiddleware:
         """End the transaction of an atomic request by its status. Raises what the commit raises."""
         if scope.atomic:
             scope.complete(self.databases.commit_when(resp.status_code))
+        for name, value, max_age in self.databases.bookmarks_after(scope):
+            if max_age is None:
+                resp.set_header(name, value)
+            else:
+                resp.set_cookie(name, value, max_age=max_age, path="/", secure=False, same_site="Lax")
 
     # WSGI
 
     def process_request(self, req: falcon.Request, resp: falcon.Response) -> None:
-        scope = self._begin(req, atomic=self.databases.atomic)
+        scope = self._begin(req, req.method)
         if scope is not None:
             scope.end_with_call(sys._getframe(1))
 
@@ -99,7 +104,7 @@ class PeeweeMiddleware:
     # ASGI
 
     async def process_request_async(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-        scope = self._begin(req, atomic=self.databases.atomic)
+        scope = self._begin(req, req.method)
         if scope is not None:
             scope.end_with_task()
 
@@ -140,7 +145,7 @@ class PeeweeMiddleware:
     # WebSockets live long: between messages they keep no connection.
 
     async def process_request_ws(self, req: falcon.asgi.Request, ws: falcon.asgi.WebSocket) -> None:
-        scope = self._begin(req, atomic=False)
+        scope = self._begin(req, "", atomic=False)
         if scope is not None:
             scope.end_with_task()
             # No public way leads between a responder and its messages (Falcon 4.0 to 4.4 have these two names).

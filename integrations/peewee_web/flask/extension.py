@@ -21,14 +21,14 @@ from ..core.errors import NoConnection
 from ..core.registry import Databases
 from ..core.scope import Scope, current_scope
 from ..core.scoped import ScopedDatabase
-from ..core.unavailable import BODY, retry_after
+from ..core.unavailable import body_of, retry_after
 from ..wsgi import COMPLETE, ScopeMiddleware
 
 EXTENSION = "peewee"
 _SCOPE_OF_CONTEXT = "_peewee_scope"
 
 # PEEWEE_LAZY and so on in app.config, each an option of `Databases`.
-_OPTIONS = ("lazy", "atomic", "commit_when", "exclude")
+_OPTIONS = ("lazy", "atomic", "commit_when", "exclude", "choose", "read_only")
 
 
 class Peewee:
@@ -36,8 +36,8 @@ class Peewee:
 
     The database is given here, to `init_app`, or in ``app.config``: ``PEEWEE_DATABASE`` (a URL or a Peewee database)
     or ``PEEWEE_DATABASES`` (a mapping of names to either), with ``PEEWEE_LAZY``, ``PEEWEE_ATOMIC``,
-    ``PEEWEE_COMMIT_WHEN`` and ``PEEWEE_EXCLUDE`` (paths or endpoints). What is given in code goes before what is
-    configured. Models derive from ``db.Model``.
+    ``PEEWEE_COMMIT_WHEN``, ``PEEWEE_EXCLUDE`` (paths or endpoints), ``PEEWEE_CHOOSE`` (given ``flask.request``) and
+    ``PEEWEE_READ_ONLY``. What is given in code goes before what is configured. Models derive from ``db.Model``.
     """
 
     def __init__(self, app: Flask | None = None, database: Any = None, **options: Any) -> None:
@@ -83,7 +83,7 @@ class Peewee:
         registration = _Registration(app, self, databases)
         app.extensions[EXTENSION] = registration
 
-        app.wsgi_app = ScopeMiddleware(app.wsgi_app, databases)  # type: ignore[method-assign]  # as Flask's docs say
+        app.wsgi_app = ScopeMiddleware(app.wsgi_app, databases, _current_request)  # type: ignore[method-assign]  # as Flask's docs say
         if not databases.lazy or databases.exclude:
             app.before_request_funcs.setdefault(None, []).insert(0, registration.before_request)
         # As with wsgi_app: methods that Flask documents, replaced on this app by ours, which call them.
@@ -153,7 +153,7 @@ class _Registration:
     def appcontext_pushed(self, app: Flask, **_: Any) -> None:
         """Code in an app context of its own (a CLI command, a script, a test) gets a scope as well."""
         scope = current_scope()
-        if scope is None or scope.ended or scope.databases is not self.of_app:
+        if scope is None or scope.ended or scope.databases is None or scope.databases.origin is not self.of_app:
             setattr(g, _SCOPE_OF_CONTEXT, _ContextScope(self.of_app.scope()))
 
     def do_teardown_appcontext(self, *args: Any) -> None:
@@ -168,6 +168,10 @@ class _Registration:
             context_scope: _ContextScope | None = g.pop(_SCOPE_OF_CONTEXT, None)
             if context_scope is not None:
                 context_scope.leave(error)
+
+
+def _current_request(environ: Any) -> Any:
+    return request._get_current_object()  # type: ignore[attr-defined]  # werkzeug's LocalProxy
 
 
 class _ContextScope:
@@ -195,6 +199,6 @@ def answer_unavailable(error: NoConnection) -> ResponseReturnValue:
 
 
 def _service_unavailable(error: NoConnection) -> ServiceUnavailable:
-    answer = ServiceUnavailable(BODY, retry_after=retry_after(error))
+    answer = ServiceUnavailable(body_of(error), retry_after=retry_after(error))
     answer.__cause__ = error
     return answer

@@ -54,8 +54,10 @@ class PeeweeMixin(RequestHandler):
         if databases.excludes(request.path):
             super().__init__(application, request, **kwargs)
             return
-        self._peewee_scope = scope = databases.scope()
-        self._peewee_commit_when = databases.commit_when
+        # A websocket's handshake is a GET as well, which says nothing of what it is for.
+        method = "" if isinstance(self, WebSocketHandler) else request.method or ""
+        self._peewee_scope = scope = databases.scope_for(method, request.headers.get, lambda: request)
+        self._peewee_databases = databases
         self.on_connection_close = partial(self._peewee_on_connection_close, scope)  # type: ignore[method-assign]
         self.data_received = partial(self._peewee_data_received, scope)  # type: ignore[method-assign]
         if not scope.lazy:
@@ -111,6 +113,9 @@ class PeeweeMixin(RequestHandler):
     def flush(self, include_footers: bool = False) -> Future[None]:
         if self._peewee_scope is not None:
             self._peewee_settle(self._peewee_scope)
+            if not self._headers_written:
+                for bookmark in self._peewee_databases.bookmarks_after(self._peewee_scope):
+                    self.add_header(*bookmark.header())
             if include_footers:  # the body is complete: who waits for it to be sent needs no connection for that
                 self._peewee_scope.release()
         return super().flush(include_footers)
@@ -135,7 +140,7 @@ class PeeweeMixin(RequestHandler):
         if not scope.atomic:
             return
         try:
-            scope.complete(self._peewee_commit_when(self.get_status()))
+            scope.complete(self._peewee_databases.commit_when(self.get_status()))
         except Exception as error:
             self._peewee_untold = error
             scope.complete(commit=False)  # if it was commit_when that failed

@@ -45,7 +45,8 @@ class Messages:
         call = functools.partial(callback, *args, **kwargs)
         if current_scope() in self._scopes:
             return call()  # the app's own code calls it, from another callback
-        scope = self._databases.scope(lazy=lazy)
+        request = self._handler.request
+        scope = self._databases.scope_for("", request.headers.get, lambda: request, lazy=lazy)
         self._scopes.add(scope)
         return self._begin(scope, call) if lazy else asyncio.ensure_future(self._await(scope, call))
 

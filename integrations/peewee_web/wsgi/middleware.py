@@ -16,7 +16,7 @@ from ..core.bodies import ScopedBody
 from ..core.errors import NoConnection
 from ..core.registry import Databases
 from ..core.scope import Activation, Scope
-from ..core.unavailable import BODY, REASON, STATUS, plain_headers
+from ..core.unavailable import REASON, STATUS, body_of, plain_headers
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -29,17 +29,30 @@ COMPLETE = "peewee_web.complete"
 
 
 class ScopeMiddleware:
-    """Runs *app* in a scope of *databases*, which ends when the response does. Thread-safe."""
+    """Runs *app* in a scope of *databases*, which ends when the response does. Thread-safe.
 
-    def __init__(self, app: WSGIApplication, databases: Databases) -> None:
+    *request_of* makes of the environ what the databases' ``choose`` is given.
+    """
+
+    def __init__(
+        self,
+        app: WSGIApplication,
+        databases: Databases,
+        request_of: Callable[[WSGIEnvironment], Any] = lambda environ: environ,
+    ) -> None:
         self.app = app
         self.databases = databases
+        self._request_of = request_of
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         if self.databases.exclude and self.databases.excludes(path_of(environ)):
             with Activation(None):  # nor is a scope that this request may be made in its own
                 return self.app(environ, start_response)
-        scope = self.databases.scope()
+        scope = self.databases.scope_for(
+            environ.get("REQUEST_METHOD", ""), _headers_of(environ), lambda: self._request_of(environ)
+        )
+        if not self.databases.is_plain:
+            start_response = _telling(start_response, scope)
         try:
             with scope.activate():
                 body = self.respond(scope, environ, start_response)
@@ -50,6 +63,21 @@ class ScopeMiddleware:
 
     def respond(self, scope: Scope, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         return self.app(environ, start_response)
+
+
+def _headers_of(environ: WSGIEnvironment) -> Callable[[str], str | None]:
+    return lambda name: environ.get(f"HTTP_{name.upper().replace('-', '_')}")
+
+
+def _telling(start_response: StartResponse, scope: Scope) -> StartResponse:
+    """Have the response say where the next request finds what this one has written."""
+
+    def start(status: str, headers: list[tuple[str, str]], exc_info: ExcInfo | None = None, /) -> Any:
+        assert scope.databases is not None
+        told = [*headers, *(bookmark.header() for bookmark in scope.databases.bookmarks_after(scope))]
+        return start_response(status, told) if exc_info is None else start_response(status, told, exc_info)
+
+    return start
 
 
 def path_of(environ: WSGIEnvironment) -> str:
@@ -178,4 +206,4 @@ def _close(body: Iterable[bytes]) -> None:
 def _unavailable(error: NoConnection, start_response: StartResponse) -> list[bytes]:
     # With exc_info the server raises the error instead if headers are out, else it sends these (PEP 3333).
     start_response(f"{STATUS} {REASON}", plain_headers(error), sys.exc_info())
-    return [BODY.encode("ascii")]
+    return [body_of(error).encode("ascii")]

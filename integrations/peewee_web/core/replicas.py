@@ -1,0 +1,330 @@
+"""``ReplicatedDatabase``: reads go to replicas, all else to the primary, and who has written sees what he wrote.
+
+Which server is asked is decided for each query; how servers are looked after is in ``members.py``, what a client is
+told to bring along in ``bookmarks.py``.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal, TypeVar
+
+from peewee import Database, PeeweeException, Proxy, SelectBase
+
+from .adopt import adopt
+from .bookmarks import Bookmark, Bookmarks
+from .databases import connect
+from .drivers import Status
+from .errors import ConnectionLost, DatabaseUnavailable, NoConnection, PoolTimeout
+from .faults import is_conflict, is_read_only
+from .members import CHOICES, Member, Members, MemberStatus
+from .pooled import Pooling
+from .proxies import StandIn
+from .retry import READS_ONCE
+from .scope import History, current_scope
+from .state import ConnectionState
+from .statements import effects_of
+from .transactions import status_of
+
+logger = logging.getLogger("peewee_web")
+
+T = TypeVar("T")
+
+
+class ReplicatedDatabase(StandIn):
+    """A primary and replicas of it, for models: ``ReplicatedDatabase(primary, [replica, ...])``.
+
+    Each is a Peewee database or a URL; a replica may be given with its weight, as ``(replica, 2)``. A `Select` outside
+    transactions is sent to a replica, the same for all of a scope, chosen by *choose*: ``"round_robin"``, ``"random"``
+    or ``"least_used"``. All else goes to the primary: writes, raw SQL, ``FOR UPDATE``, a CTE that writes, functions
+    that write or lock; reads in a transaction; and all reads of a scope after a write in it.
+
+    - *sticky_for* (10): for so many seconds after a request that wrote, the requests of its client read from a replica
+      only if that has replayed the write, else from the primary. *sticky_by*: the client brings along a ``"cookie"``,
+      or the ``"header"`` ``Peewee-Position`` of the response. 0: each request for itself.
+    - *max_lag* (30) seconds and *max_lag_bytes* (none): how late a replica may be.
+    - *fallback* (True): with no replica left the primary reads; else `DatabaseUnavailable` is raised.
+    - *look_every* (5): seconds between two looks at a replica that is well. One that fails, lags or is no standby any
+      more is left out, and looked at again with growing pauses.
+
+    When the primary has become a standby, or can't be reached, and a replica has become the primary, that is gone on
+    with. Thread-safe, and safe across coroutines. Raises `TypeError` or `ValueError` for what can't be such a database.
+    """
+
+    __slots__ = ("_bookmarks", "_members")
+
+    _bookmarks: Bookmarks
+    _members: Members
+
+    def __init__(
+        self,
+        primary: Any,
+        replicas: Iterable[Any] = (),
+        *,
+        choose: Literal["round_robin", "random", "least_used"] = "round_robin",
+        fallback: bool = True,
+        max_lag: float | None = 30.0,
+        max_lag_bytes: int | None = None,
+        look_every: float = 5.0,
+        sticky_for: float = 10.0,
+        sticky_by: Literal["cookie", "header"] = "cookie",
+    ) -> None:
+        if choose not in CHOICES:
+            raise ValueError(f"choose is one of {', '.join(map(repr, CHOICES))}, not {choose!r}")
+        if isinstance(replicas, (str, Database, Proxy)):
+            raise TypeError("replicas is a list: ReplicatedDatabase(primary, [replica, ...])")
+        first = Member(_database(primary))
+        members = Members(
+            first,
+            [_replica(replica, first) for replica in replicas],
+            CHOICES[choose](),
+            fallback=fallback,
+            max_lag=max_lag,
+            max_lag_bytes=max_lag_bytes,
+            look_every=look_every,
+        )
+        bookmarks = Bookmarks(sticky_for, sticky_by)
+        for slot, value in (("_members", members), ("_bookmarks", bookmarks), ("_callbacks", [])):
+            object.__setattr__(self, slot, value)
+
+    def __repr__(self) -> str:
+        members = self._members
+        used = sum(member.reason is None for member in members.replicas)
+        return f"<ReplicatedDatabase {members.primary.name}, {used} of {len(members.replicas)} replicas in use>"
+
+    @property
+    def obj(self) -> Any:
+        """The primary; within a transaction that began on an earlier one, that."""
+        for database in self._members.former:
+            state = database._state.find()
+            if state.transactions or state.open_transaction is not None:
+                return database
+        return self._members.primary.database
+
+    def initialize(self, obj: Any) -> None:
+        raise TypeError("a ReplicatedDatabase has its databases from the start")
+
+    def attach_callback(self, callback: Callable[[Any], T]) -> Callable[[Any], T]:
+        callback(self)  # Peewee has it called once there is a database
+        return callback
+
+    # Statements.
+
+    def execute(self, query: Any, **context_options: Any) -> Any:
+        """As Peewee's."""
+        if not isinstance(query, SelectBase):
+            return self._on_primary(lambda primary: primary.execute(query, **context_options))
+        primary = self.obj
+        sql, params = primary.get_sql_context(**context_options).sql(query).query()
+        if effects_of(sql).is_repeatable:
+            member = self._reader(primary)
+            if member is not None:
+                return self._read(member, sql, params)
+        return self.execute_sql(sql, params)
+
+    def execute_sql(self, sql: Any, params: Any = None) -> Any:
+        """As Peewee's, on the primary."""
+        return self._on_primary(lambda primary: primary.execute_sql(sql, params))
+
+    def begin(self, *args: Any, **options: Any) -> None:
+        """As Peewee's, on the primary."""
+        self._on_primary(lambda primary: primary.begin(*args, **options))
+
+    def _on_primary(self, run: Callable[[Any], T]) -> T:
+        """What *run* returns, given the primary: another one, if it turns out that this was never carried out."""
+        primary = self.obj
+        try:
+            return run(primary)
+        except PeeweeException as error:
+            if not self._may_go_elsewhere(primary, error) or self.obj is primary:
+                raise
+            logger.warning("a statement goes to the new primary")
+        return run(self.obj)
+
+    def _may_go_elsewhere(self, primary: Any, error: PeeweeException) -> bool:
+        state = primary._state.find()
+        if state.transactions or state.open_transaction is not None:
+            return False
+        if is_read_only(error):
+            self._members.look_for_primary(is_reachable=True)
+            return True
+        return isinstance(error, DatabaseUnavailable) and not isinstance(error, ConnectionLost)
+
+    def _reader(self, primary: Any) -> Member | None:
+        """The replica that a read of the current scope, or thread, is to be sent to. None: the primary."""
+        members = self._members
+        state: ConnectionState = primary._state.find()
+        if state.transactions or state.open_transaction is not None:
+            return None
+        if state.lease is not None and (state.lease.has_state or status_of(state) is not Status.IDLE):
+            return None  # the session has something that the statement may rely on
+        scope = current_scope()
+        if scope is None:
+            return None if state.written else members.reader(state)
+        history = scope.history
+        if history.written and not history.written.isdisjoint((primary, *members.former)):
+            return None
+        if scope.is_atomic_for(primary) and not scope.read_only:
+            return None
+        if self in history.positions:
+            return self._reader_that_has(history, state)
+        return members.reader(state)
+
+    def _reader_that_has(self, history: History, state: ConnectionState) -> Member | None:
+        """A replica that has what the client has written before."""
+        position = history.positions[self]
+        member = self._members.reader(state) if self._members.primary.replication.is_position(position) else None
+        if member is not None and self._members.has_reached(member, position):
+            return member
+        history.positions[self] = ""  # what is read from the primary once is read from there by the rest of the scope
+        return None
+
+    def _read(self, member: Member, sql: str, params: Any) -> Any:
+        begun = time.monotonic()
+        try:
+            return member.database.execute_sql(sql, params)
+        except PeeweeException as error:
+            if not self._may_read_elsewhere(member, error, time.monotonic() - begun):
+                raise
+        primary = self.obj
+        other = self._reader(primary)
+        if other is None or other is member:
+            return self.execute_sql(sql, params)
+        return self._read(other, sql, params)
+
+    def _may_read_elsewhere(self, member: Member, error: PeeweeException, seconds: float) -> bool:
+        if isinstance(error, NoConnection):
+            # One that is only busy stays in use. What has taken long may have met a limit, and would again.
+            if isinstance(error, PoolTimeout) or (isinstance(error, ConnectionLost) and seconds > READS_ONCE.longest):
+                return False
+            self._members.leave_out(member, error)
+            return True
+        # PostgreSQL's manual, 26.4.2: what a standby replays may cancel what it reads. A primary has no such conflict.
+        if not is_conflict(error):
+            return False
+        state: ConnectionState = self.obj._state.find()
+        state.reader = None
+        return True
+
+    # The servers.
+
+    @property
+    def members(self) -> Sequence[Pooling]:
+        """The databases of all servers, the primary first."""
+        return [member.database for member in self._members.all]
+
+    def get_write(self) -> Any:
+        """The primary's database. Looks for another one if it is known to be away."""
+        members = self._members
+        if members.primary.database.pool.ledger.outage is not None:
+            members.look_for_primary(is_reachable=False)
+        return self.obj
+
+    def get_read(self) -> Any:
+        """The database that a read would be sent to here: a replica's, or the primary's."""
+        primary = self.obj
+        member = self._reader(primary)
+        return primary if member is None else member.database
+
+    @property
+    def replicas_known(self) -> list[MemberStatus]:
+        """What is known of the replicas. Asks nobody."""
+        return [member.status("replica") for member in self._members.replicas]
+
+    def check_connections(self) -> list[MemberStatus]:
+        """Look at each server now, the primary first, and return how they stand. Blocks for as long as that takes."""
+        members = self._members
+        members.look_at_all()
+        primary = members.primary
+        reason = None
+        try:
+            primary.observe()
+        except PeeweeException as error:
+            reason = str(error)
+        found = primary.status("primary")
+        first = MemberStatus(found.name, found.role, reason is None, reason, None, members.position_of_primary())
+        return [first, *self.replicas_known]
+
+    def add_replica(self, replica: Any, weight: int = 1) -> Any:
+        """Read from *replica* (a database or a URL) as well, from now on. Returns its database."""
+        member = _replica((replica, weight), self._members.primary)
+        self._members.add(member)
+        return member.database
+
+    def remove_replica(self, replica: Any) -> None:
+        """Read no more from *replica*, a database of ``members``. Requests that are reading from it go on."""
+        self._members.remove(replica)
+
+    # What a client brings along (`Databases.scope_for`).
+
+    def remember_from(self, header: Callable[[str], str | None], name: str, history: History) -> None:
+        """Note in *history* what the client of a request with these headers has to see."""
+        position = self._bookmarks.read(header, name)
+        if position is not None:
+            history.positions[self] = position
+
+    def bookmark_after(self, name: str, history: History) -> Bookmark | None:
+        """What the response tells the client, if its request has written. Never raises."""
+        if not self._bookmarks.seconds or history.written.isdisjoint(self.members):
+            return None
+        return self._bookmarks.make(name, self._members.position_of_primary() or "")
+
+    # Pools and connections: all of them.
+
+    def close(self) -> bool:
+        """As Peewee's; closes the replicas' connections of the scope or thread as well."""
+        for member in self._members.replicas:
+            member.database.close()
+        closed: bool = self.obj.close()
+        return closed
+
+    def close_idle(self) -> int:
+        return sum(database.close_idle() for database in self.members)
+
+    def close_stale(self, age: float = 600) -> int:
+        return sum(database.close_stale(age) for database in self.members)
+
+    def close_all(self) -> None:
+        for database in self.members:
+            database.close_all()
+
+    def close_pool(self, timeout: float = 0.0) -> int:
+        """As a pooled database's, of all servers."""
+        deadline = time.monotonic() + timeout
+        return sum(database.close_pool(max(0.0, deadline - time.monotonic())) for database in self.members)
+
+    def warm(self) -> int:
+        return sum(database.warm() for database in self.members)
+
+    def dispose(self) -> None:
+        for database in self.members:
+            database.dispose()
+
+
+def _replica(replica: Any, primary: Member) -> Member:
+    database, weight = replica if isinstance(replica, (tuple, list)) else (replica, 1)
+    if not isinstance(weight, int) or weight < 1:
+        raise ValueError(f"a replica's weight is a whole number from 1, not {weight!r}")
+    member = Member(_database(database), weight)
+    if member.replication is not primary.replication:
+        raise TypeError(
+            f"a replica is of the primary's kind: {member.name} is {member.replication.name}, and the primary "
+            f"{primary.replication.name}"
+        )
+    if member.database is primary.database:
+        raise ValueError("the primary is no replica of its own: give a database, or a URL, for each server")
+    return member
+
+
+def _database(database: Any) -> Any:
+    if isinstance(database, str):
+        return connect(database)
+    if isinstance(database, ReplicatedDatabase):
+        raise TypeError("a ReplicatedDatabase has replicas already: use its add_replica()")
+    while isinstance(database, Proxy):
+        if database.obj is None:
+            raise ValueError("the proxy has no database yet: call its initialize() first")
+        database = database.obj
+    return adopt(database)
