@@ -53,13 +53,13 @@ def test_a_request_without_a_query_takes_no_connection(site: Site) -> None:
     assert site.get("ping", token="x").text == "pong x"
     assert site.get("no-such-case").status_code == 404
 
-    assert site.stats() == before == {"in_use": 0, "idle": 0}
+    assert site.stats() == before == {"in_use": 0, "idle": 0, "waiting": 0}
 
 
 def test_a_request_with_a_query_gives_its_connection_back(site: Site) -> None:
     for token in new_tokens(3 * MAX_CONNECTIONS):
         assert site.get("one", token=token).text == token
-    assert site.stats() == {"in_use": 0, "idle": 1}
+    assert site.stats() == {"in_use": 0, "idle": 1, "waiting": 0}
 
 
 def test_a_request_keeps_to_one_session(site: Site) -> None:

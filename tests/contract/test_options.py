@@ -61,7 +61,7 @@ def test_an_atomic_request_without_a_query_takes_no_connection(atomic_site: Site
     atomic_site.get("opted-out", token="x")
     atomic_site.get("close-idle")
     assert atomic_site.get("ping", token="x").text == "pong x"
-    assert atomic_site.stats() == {"in_use": 0, "idle": 0}
+    assert atomic_site.stats() == {"in_use": 0, "idle": 0, "waiting": 0}
 
 
 def test_a_view_may_opt_out_of_the_transaction(atomic_site: Site) -> None:
