@@ -164,9 +164,15 @@ class ServerProcess(abc.ABC):
 
     # Where it is.
 
-    def url(self, database: str | None = None, *, port: int | None = None, **query: object) -> str:
-        """The URL for a client: of `default_database` unless told, through a proxy's `port` if given one."""
-        url = f"{self.scheme}://{self.user}@{self.host}:{port or self.port}/{database or self.default_database}"
+    def url(
+        self, database: str | None = None, *, port: int | None = None, user: str | None = None, **query: object
+    ) -> str:
+        """The URL for a client: of `default_database` unless told, through a proxy's `port` if given one.
+
+        It logs in as the class's `user`, unless told.
+        """
+        where = f"{self.host}:{port or self.port}"
+        url = f"{self.scheme}://{user or self.user}@{where}/{database or self.default_database}"
         return f"{url}?{urlencode(query)}" if query else url
 
     @property

@@ -17,6 +17,7 @@ from tests.servers.child import ServerDidNotStop, ServerNotInstalled, ServerProc
 from tests.servers.ports import free_port
 
 _ADMIN = "tests_admin"
+_ROOT = "root"
 _PATH = "/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin"
 _TRX_CACHE = 0.1  # seconds; storage/innobase/trx/trx0i_s.cc, CACHE_MIN_IDLE_TIME_NS
 
@@ -31,7 +32,7 @@ class MariaDBServer(ServerProcess):
     accounts = ("mysql", "nobody")
     stop_signals: ClassVar[Mapping[str, signal.Signals]] = {"fast": signal.SIGTERM}
     scheme = "mysql"
-    user = "root"
+    user = _ROOT
     default_database = "test"
 
     def __init__(self, *, settings: Mapping[str, object] | None = None) -> None:
@@ -95,13 +96,13 @@ class MariaDBServer(ServerProcess):
 
     def _try_to_connect(self) -> bool:
         try:
-            self._connect(self.user, self.port).close()
+            self._connect(_ROOT, self.port).close()
         except pymysql.err.OperationalError:
             return False
         return True
 
     def _first_start(self) -> None:
-        with contextlib.closing(self._connect(self.user, self.port)) as connection, connection.cursor() as cursor:
+        with contextlib.closing(self._connect(_ROOT, self.port)) as connection, connection.cursor() as cursor:
             cursor.execute(f"CREATE USER {_ADMIN}@'%'")
             cursor.execute(f"GRANT ALL ON *.* TO {_ADMIN}@'%' WITH GRANT OPTION")
             cursor.execute(f"CREATE DATABASE {_quote(self.default_database)}")

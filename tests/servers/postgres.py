@@ -58,6 +58,8 @@ class PostgresServer(ServerProcess):
     scheme = "postgresql"
     user = "app"
     default_database = "postgres"
+    programs: ClassVar[tuple[str, ...]] = ("postgres",)
+    """What of the installation is used, and has to work."""
 
     def __init__(self, *, installation: Path | None = None, settings: Mapping[str, object] | None = None) -> None:
         self._installations = [installation] if installation else postgres_installations()
@@ -68,13 +70,14 @@ class PostgresServer(ServerProcess):
         for bin_directory in self._installations:
             try:
                 # Being there is not enough: the account may not be allowed to go there, or a library be missing.
-                subprocess.run(
-                    [str(bin_directory / "postgres"), "--version"],
-                    capture_output=True,
-                    check=True,
-                    cwd="/",
-                    **self._identity,
-                )
+                for program in self.programs:
+                    subprocess.run(
+                        [str(bin_directory / program), "--version"],
+                        capture_output=True,
+                        check=True,
+                        cwd="/",
+                        **self._identity,
+                    )
             except (OSError, subprocess.CalledProcessError) as problem:
                 problems.append(str(problem))
                 continue
