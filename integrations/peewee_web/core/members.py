@@ -219,7 +219,10 @@ class Members:
         now = time.monotonic()
         if now >= self._next_round:
             self._next_round = now + self._look_every
-            threading.Thread(target=self._look_at_those_due, name="peewee_web-replicas", daemon=True).start()
+            if self.primary.replication.network:
+                threading.Thread(target=self._look_at_those_due, name="peewee_web-replicas", daemon=True).start()
+            else:
+                self._look_at_those_due()
         state.reader = chosen = self._chosen(now)
         return chosen
 

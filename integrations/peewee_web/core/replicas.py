@@ -195,7 +195,7 @@ class ReplicatedDatabase(StandIn):
         return self._read(other, sql, params)
 
     def _may_read_elsewhere(self, member: Member, error: PeeweeException, seconds: float) -> bool:
-        if isinstance(error, NoConnection):
+        if isinstance(error, NoConnection) or member.database.is_closed():  # also what refuses this client
             # One that is only busy stays in use. What has taken long may have met a limit, and would again.
             if isinstance(error, PoolTimeout) or (isinstance(error, ConnectionLost) and seconds > READS_ONCE.longest):
                 return False

@@ -28,6 +28,8 @@ class Replication:
     """A kind of server that replicates, for all that is known here: one that tells nothing of it."""
 
     name = "this kind of database"
+    #: Whether looking at it is a network call.
+    network = True
 
     def standing(self, database: Any) -> Standing:
         """Raises what the query raises."""
@@ -51,6 +53,7 @@ class Replication:
 
 class _Sqlite(Replication):
     name = "SQLite"
+    network = False
 
 
 class _Postgres(Replication):
