@@ -255,19 +255,19 @@ def _described(given: Any) -> str:
 class _Block:
     """One entry into a block: who has made it, and where models live in it. Contexts share it: it does not change."""
 
-    __slots__ = ("_fields", "databases", "holder")
+    __slots__ = ("_attributes", "databases", "holder")
 
     def __init__(self, holder: object, databases: dict[Any, Any]) -> None:
         self.holder = holder
         self.databases = databases
-        # By identity: fields compare as in SQL.
-        self._fields: dict[int, dict[str, Any]] = {}
+        self._attributes: dict[tuple[Any, str], dict[str, Any]] = {}
 
     def attributes_of(self, field: Any) -> dict[str, Any]:
         """Those that *field* has in this block's database."""
-        if id(field) not in self._fields:
-            self._fields[id(field)] = vars(_told(type(field).__base__, field, self.databases[field.model]))
-        return self._fields[id(field)]
+        key = field.model, field.name  # fields themselves compare as in SQL
+        if key not in self._attributes:
+            self._attributes[key] = vars(_told(type(field).__base__, field, self.databases[field.model]))
+        return self._attributes[key]
 
 
 # Those that this context is in, the innermost last.
@@ -294,7 +294,7 @@ class _Switching:
         return vars(each)[self._name] if block is None else block.databases[model]
 
     def __set__(self, each: Any, database: Any) -> None:
-        """In a block for the rest of it, in this context. (Peewee's ``bind_ctx`` sets too, and sets back what it got.)"""
+        """In a block for the rest of it, in this context: Peewee's ``bind_ctx`` sets back what it got here."""
         model = getattr(each, self._model)
         bound = _block_of(model)
         if bound is None:
@@ -315,11 +315,11 @@ class _SwitchingMetadata(Metadata):
 
     @property
     def table(self) -> Table:
-        table: Any = super().table
+        table = super().table
         if type(table) is Table:  # a new one, which may have been made in a block
-            table._database = vars(self)["database"]
+            vars(table)["_database"] = vars(self)["database"]
             table.__class__ = _SwitchingTable
-        return table  # type: ignore[no-any-return]
+        return table
 
     @table.deleter
     def table(self) -> None:
@@ -335,7 +335,7 @@ class _SwitchingTable(Table):
 
 
 class _Told:
-    """An attribute of a field that depends on the database, and which its hook sets (Peewee's ``FieldDatabaseHook``)."""
+    """An attribute that the hook of a field sets to suit the database (Peewee's ``FieldDatabaseHook``)."""
 
     def __init__(self, name: str) -> None:
         self._name = name
