@@ -127,9 +127,10 @@ _DRIVER_HINTS = {
 def connect(url: str, **options: Any) -> Any:
     """A pooled database for *url*: ``sqlite:///app.db``, ``postgresql://user@host/name``, ``mysql://user@host/name``.
 
-    Any other scheme that ``playhouse.db_url`` knows works as well. Options of the pool and of the driver come from
-    the query string or from *options*, which win. No connection is made. Unless told otherwise, TCP keepalive is on
-    (``keepalive=30`` seconds), so that a query on a link that has gone silent ends; SQLite gets WAL, foreign keys, a
+    Any other scheme that ``playhouse.db_url`` knows works as well, and PostgreSQL's list of hosts, as in
+    ``postgresql://one:5432,two:5432/name?target_session_attrs=read-write``. Options of the pool and of the driver come
+    from the query string or from *options*, which win. No connection is made. Unless told otherwise, TCP keepalive is
+    on (``keepalive=30`` seconds), so that a query on a link that has gone silent ends; SQLite gets WAL, foreign keys, a
     busy timeout of 5 s, ``synchronous=normal`` and immediate transactions.
 
     Raises `ValueError` for a URL that names no known scheme or no database, and `peewee.ImproperlyConfigured` when the
@@ -162,7 +163,9 @@ def _parse(url: str) -> tuple[str, dict[str, Any]]:
     """The scheme and the arguments in *url*."""
     try:
         scheme = urlsplit(url).scheme.removesuffix("+pool")
+        url, hosts = _take_hosts(url)
         parsed: dict[str, Any] = db_url.parse(url, unquote_password=True, unquote_user=True)
+        parsed.update(hosts)
     except ValueError:  # urllib's message may repeat a part of the password, which it took for the port
         raise ValueError(
             "the database URL can't be read: its port must be a number, and special characters in the password "
@@ -171,6 +174,20 @@ def _parse(url: str) -> tuple[str, dict[str, Any]]:
     if "passwd" in parsed:  # db_url keeps to the old name, which drivers are dropping
         parsed["password"] = parsed.pop("passwd")
     return scheme, parsed
+
+
+def _take_hosts(url: str) -> tuple[str, dict[str, str]]:
+    """A list of hosts out of *url*, as libpq takes it: lists of as many hosts and ports."""
+    parts = urlsplit(url)
+    user, at, hosts = parts.netloc.rpartition("@")
+    if "," not in hosts or not parts.scheme.startswith("postgres"):
+        return url, {}
+    each = [urlsplit(f"//{host}") for host in hosts.split(",")]
+    lists = {
+        "host": ",".join(part.hostname or "" for part in each),
+        "port": ",".join("" if part.port is None else str(part.port) for part in each),
+    }
+    return parts._replace(netloc=f"{user}{at}{each[0].netloc}").geturl(), lists
 
 
 def _class_for(scheme: str) -> type[Database]:

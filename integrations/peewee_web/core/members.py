@@ -44,7 +44,7 @@ class MemberStatus:
     reason: str | None
     """Why it is not used."""
     lag: float | None
-    """Seconds by which it is late, as far as it knows."""
+    """Seconds by which it is late, as far as it knows; infinite while it receives nothing."""
     position: str | None
     """Up to where it has replayed, in the server's own notation."""
 
@@ -218,13 +218,17 @@ class Members:
             return member
         now = time.monotonic()
         if now >= self._next_round:
-            self._next_round = now + self._look_every
-            if self.primary.replication.network:
-                threading.Thread(target=self._look_at_those_due, name="peewee_web-replicas", daemon=True).start()
-            else:
-                self._look_at_those_due()
+            self._next_round = now + _FIRST_PAUSE
+            if any(member.was_looked_at and member.is_due(now) for member in self.replicas):
+                self._begin_round()
         state.reader = chosen = self._chosen(now)
         return chosen
+
+    def _begin_round(self) -> None:
+        if self.primary.replication.network:
+            threading.Thread(target=self._look_at_those_due, name="peewee_web-replicas", daemon=True).start()
+        else:
+            self._look_at_those_due()
 
     def _chosen(self, now: float) -> Member | None:
         candidates = [member for member in self.replicas if member.reason is None]
@@ -283,11 +287,8 @@ class Members:
         """Why no read is to go to *member*, which stands so."""
         if standing.is_standby is False:
             return "it is not a standby"
-        if self._max_lag is not None:
-            if standing.lag is None:
-                return "it can't tell how late it is"
-            if standing.lag > self._max_lag:
-                return f"it is {standing.lag:.1f} s late"
+        if self._max_lag is not None and standing.lag is not None and standing.lag > self._max_lag:
+            return f"it is {standing.lag:.1f} s late" if math.isfinite(standing.lag) else "it receives nothing"
         if self._max_lag_bytes is not None:
             return self._objection_in_bytes(member, standing, self._max_lag_bytes)
         return None

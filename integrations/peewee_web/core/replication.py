@@ -6,6 +6,7 @@ here is run on the connection of the current scope, or thread.
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any, NamedTuple
 
@@ -21,7 +22,7 @@ class Standing(NamedTuple):
     position: str | None
     """Up to where it has replayed what the primary has written."""
     lag: float | None
-    """Seconds by which it is late, as far as it knows itself."""
+    """Seconds by which it is late, as far as it knows itself; infinite while it receives nothing. None: not told."""
 
 
 class Replication:
@@ -60,10 +61,11 @@ class _Postgres(Replication):
     name = "PostgreSQL"
 
     # PostgreSQL's manual, 9.28.4. A standby that has replayed all it has received is not late, however long ago the
-    # primary has written something; if it receives nothing, it may be as late as that.
+    # primary has written something; if it receives nothing, it may be as late as that. (After a restart what it has
+    # received seems to be less than what it has replayed. That there is a receiver, any user may know.)
     _STANDING = """
         SELECT pg_is_in_recovery(), pg_last_wal_replay_lsn()::text, CASE
-            WHEN pg_last_wal_receive_lsn() = pg_last_wal_replay_lsn()
+            WHEN pg_last_wal_receive_lsn() <= pg_last_wal_replay_lsn()
                 AND EXISTS (SELECT FROM pg_stat_wal_receiver) THEN 0
             ELSE EXTRACT(EPOCH FROM clock_timestamp() - pg_last_xact_replay_timestamp())
         END"""
@@ -71,7 +73,7 @@ class _Postgres(Replication):
 
     def standing(self, database: Any) -> Standing:
         is_standby, position, lag = database.execute_sql(self._STANDING).fetchone()
-        return Standing(is_standby, position, None if lag is None else max(0.0, float(lag)))
+        return Standing(is_standby, position, math.inf if lag is None else max(0.0, float(lag)))
 
     def written(self, database: Any) -> str | None:
         # Not pg_current_wal_lsn(), which with synchronous_commit=off may be before what is committed.
@@ -109,11 +111,12 @@ class _MySQL(Replication):
         status = self._status(database)
         if status is None:
             # This user may not know. A replica refuses writes, as a rule; but not all that accept them are primaries.
-            return Standing(True if self._variable(database, "read_only") else None, position, None)
+            is_standby = True if self._variable(database, "read_only") else None
+            return Standing(is_standby, position, None if self._may_be_running(database) else math.inf)
         if not status:
             return Standing(False, position, None)
         lag = status.get("seconds_behind_master", status.get("seconds_behind_source"))
-        return Standing(True, position, None if lag is None else float(lag))
+        return Standing(True, position, math.inf if lag is None else float(lag))
 
     def _status(self, database: Any) -> dict[str, Any] | None:
         """What it says of its source; empty if it has none, None if this user may not know."""
@@ -128,6 +131,11 @@ class _MySQL(Replication):
                 row = cursor.fetchone()
                 return {} if row is None else dict(zip(names, row, strict=True))
         return None
+
+    def _may_be_running(self, database: Any) -> bool:
+        """Not so if MariaDB says that it doesn't receive, or doesn't replay; MySQL does not say."""
+        row = database.execute_sql("SHOW GLOBAL STATUS LIKE 'Slave_running'").fetchone()
+        return row is None or row[1] == "ON"
 
     def written(self, database: Any) -> str | None:
         position: str | None = self._variable(database, "gtid_current_pos")
