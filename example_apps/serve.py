@@ -1,7 +1,8 @@
 """Run one of the apps:  python -m example_apps [flask|django|falcon|bottle|tornado] [--port 8000]
 
 Creates the tables, fills an empty notebook and serves it: waitress for the WSGI frameworks, Tornado for itself.
-APP, HOST, PORT and DATABASE_URL (sqlite:///notes.db, postgresql://…, mysql://…) say the same through the environment.
+APP, HOST, PORT and DATABASE_URL (sqlite:///notes.db, postgresql://…, mysql://…) say the same through the environment;
+REPLICA_URLS names replicas of that database, with spaces between.
 """
 
 from __future__ import annotations
@@ -63,12 +64,13 @@ def listen(host: str, port: str) -> socket.socket:
 def prepare(name: str) -> tuple[Any, str]:
     """Load the app, create its tables. Returns the app and what its database is called."""
     import peewee_web
-    from example_apps.notes import DATABASE_URL, models, search, seed
+    from example_apps.notes import DATABASE_URL, connect, models, search, seed
 
-    try:
-        peewee_web.connect(DATABASE_URL)  # opens nothing, but knows what is wrong with it
-    except (peewee.ImproperlyConfigured, ValueError) as error:
-        die(f"DATABASE_URL can't be used: {error}")
+    for variable, make in (("DATABASE_URL", lambda: peewee_web.connect(DATABASE_URL)), ("REPLICA_URLS", connect)):
+        try:
+            make()  # opens nothing, but knows what is wrong with it
+        except (peewee.ImproperlyConfigured, TypeError, ValueError) as error:
+            die(f"{variable} can't be used: {error}")
     module, attribute = APPS[name].split(":")
     try:
         app = getattr(import_module(module), attribute)

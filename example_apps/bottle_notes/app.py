@@ -9,13 +9,12 @@ from typing import Any
 
 from bottle import Bottle, FormsDict, HTTPError, HTTPResponse, redirect, request, response, static_file
 
-from example_apps.notes import DATABASE_URL, forms, health, models, store
+from example_apps.notes import connect, forms, health, models, store
 from example_apps.notes.models import Note
 from example_apps.notes.pages import ATTACHMENT, CSV, STATIC, Pages
-from peewee_web import connect
 from peewee_web.bottle import PeeweePlugin
 
-db = connect(DATABASE_URL)
+db = connect()
 models.database.initialize(db)
 pages = Pages("Bottle")
 

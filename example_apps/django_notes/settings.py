@@ -1,8 +1,8 @@
 """The notebook's settings. The adapter is the app, the middleware and PEEWEE; Django's own ORM is not used."""
 
-from example_apps.notes import DATABASE_URL
+from example_apps.notes import connect
 
-PEEWEE = {"DATABASES": {"default": DATABASE_URL}}
+PEEWEE = {"DATABASES": {"default": connect()}}  # or a URL
 
 INSTALLED_APPS = ["peewee_web.django", "example_apps.django_notes"]
 # Nobody logs in here, so no session needs guarding: with users come SessionMiddleware and CsrfViewMiddleware.

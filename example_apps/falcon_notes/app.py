@@ -8,13 +8,12 @@ from typing import Any
 import falcon
 from falcon import Request, Response
 
-from example_apps.notes import DATABASE_URL, forms, health, models, store
+from example_apps.notes import connect, forms, health, models, store
 from example_apps.notes.models import Note
 from example_apps.notes.pages import ATTACHMENT, CSV, STATIC, Pages
-from peewee_web import connect
 from peewee_web.falcon import install
 
-db = connect(DATABASE_URL)
+db = connect()
 models.database.initialize(db)
 pages = Pages("Falcon")
 

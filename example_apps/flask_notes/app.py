@@ -7,13 +7,13 @@ from flask import Flask, Response, redirect, request
 from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import HTTPException
 
-from example_apps.notes import DATABASE_URL, forms, health, models, store
+from example_apps.notes import connect, forms, health, models, store
 from example_apps.notes.models import Note
 from example_apps.notes.pages import ATTACHMENT, CSV, STATIC, Pages
 from peewee_web.flask import Peewee
 
 app = Flask(__name__, static_folder=STATIC, static_url_path="/static")
-app.config["PEEWEE_DATABASE"] = DATABASE_URL
+app.config["PEEWEE_DATABASE"] = connect()  # or a URL
 db = Peewee(app)
 models.database.initialize(db.database)  # models of your own: class Note(db.Model)
 pages = Pages("Flask")

@@ -12,13 +12,12 @@ from typing import Any
 from tornado.escape import json_decode
 from tornado.web import Application, HTTPError
 
-from example_apps.notes import DATABASE_URL, forms, health, models, store
+from example_apps.notes import connect, forms, health, models, store
 from example_apps.notes.models import Note
 from example_apps.notes.pages import ATTACHMENT, CSV, STATIC, Pages
-from peewee_web import connect
 from peewee_web.tornado import PeeweeRequestHandler
 
-db = connect(DATABASE_URL)
+db = connect()
 models.database.initialize(db)
 pages = Pages("Tornado")
 

@@ -16,6 +16,7 @@ from .core.retry import retry
 from .core.scope import Scope, scope
 from .core.scoped import ScopedDatabase
 from .core.stats import PoolStats
+from .core.using import using
 
 __all__ = [
     "DatabaseUnavailable",
@@ -36,4 +37,5 @@ __all__ = [
     "connect",
     "retry",
     "scope",
+    "using",
 ]

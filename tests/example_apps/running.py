@@ -20,7 +20,8 @@ APPS = ("flask", "django", "falcon", "bottle", "tornado")
 
 def environment(**variables: str) -> dict[str, str]:
     """A clean environment for a child: no APP or PORT of the person who runs the tests; both source roots."""
-    kept = {name: value for name, value in os.environ.items() if name not in ("APP", "HOST", "PORT", "DATABASE_URL")}
+    ours = ("APP", "HOST", "PORT", "DATABASE_URL", "REPLICA_URLS")
+    kept = {name: value for name, value in os.environ.items() if name not in ours}
     return kept | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "integrations")])} | variables
 
 
@@ -33,7 +34,9 @@ class RunningApp:
 
     stops_with = 0
 
-    def __init__(self, name: str, database_url: str, log: Path, *, expects_tracebacks: bool = False) -> None:
+    def __init__(
+        self, name: str, database_url: str, log: Path, *, expects_tracebacks: bool = False, replica_urls: str = ""
+    ) -> None:
         self.name = name
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
@@ -42,7 +45,7 @@ class RunningApp:
         with log.open("wb") as output:
             self.process = subprocess.Popen(
                 [sys.executable, "-W", "error", *self.command()],
-                env=environment(DATABASE_URL=database_url),
+                env=environment(DATABASE_URL=database_url, REPLICA_URLS=replica_urls),
                 cwd=log.parent,
                 stdout=output,
                 stderr=subprocess.STDOUT,

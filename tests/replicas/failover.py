@@ -35,8 +35,8 @@ class Outcome:
     def __str__(self) -> str:
         return (
             f"{len(self.acknowledged)} writes acknowledged, {self.failed} failed; lost {len(self.lost)}, of which "
-            f"replication had not sent {len(self.lost & self.lost_by_replication)}; doubled {self.doubled}; first write "
-            f"{self.recovery:.2f} s after the promotion, {self.outage:.2f} s after the kill"
+            f"replication had not sent {len(self.lost & self.lost_by_replication)}; doubled {self.doubled}; first "
+            f"write {self.recovery:.2f} s after the promotion, {self.outage:.2f} s after the kill"
         )
 
 

@@ -14,8 +14,10 @@ from typing import NamedTuple
 
 _COOKIE = "peewee_position"
 _HEADER = "Peewee-Position"
-# Seconds since 1970, and a position, whose commas no cookie may have (RFC 6265, 4.1.1).
-_VALUE = re.compile(r"(\d{1,12})\.([0-9A-Za-z/_-]{0,200})")
+# Seconds since 1970, and a position. Commas no cookie may have (RFC 6265, 4.1.1), and slashes Python's are quoted for.
+_VALUE = re.compile(r"(\d{1,12})\.([0-9A-Za-z:_-]{0,200})")
+_TO_COOKIE = str.maketrans(",/", "_:")
+_FROM_COOKIE = str.maketrans("_:", ",/")
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9]+")
 
 
@@ -55,10 +57,10 @@ class Bookmarks:
         match = None if text is None else _VALUE.fullmatch(text)
         if match is None or abs(time.time() - int(match[1])) > self.seconds:
             return None
-        return match[2].replace("_", ",")
+        return match[2].translate(_FROM_COOKIE)
 
     def make(self, name: str, position: str) -> Bookmark:
-        value = f"{int(time.time())}.{position.replace(',', '_')}"
+        value = f"{int(time.time())}.{position.translate(_TO_COOKIE)}"
         if self._by_cookie:
             return Bookmark(_named(_COOKIE, name, "_"), value, math.ceil(self.seconds))
         return Bookmark(_named(_HEADER, name), value, None)
