@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 APP ?= flask
 PORT ?= 8000
 DATABASE_URL ?= sqlite:///notes.db
-BENCH ?= adapters pool
+BENCH ?= adapters pool replicas
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint format bench soak matrix servers clean
@@ -46,7 +46,7 @@ format: $(BIN)/.dev ## let ruff rewrite the files
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-bench: $(BIN)/.dev servers ## measure the adapters beside bare frameworks and the documented hooks, the pool beside others (BENCH=pool)
+bench: $(BIN)/.dev servers ## measure the adapters beside bare frameworks and the documented hooks, the pool beside others, routing beside none (BENCH=pool)
 	@for bench in $(BENCH); do $(BIN)/python -m benchmarks.$$bench || exit 1; done
 
 soak: $(BIN)/.dev servers ## a minute of faults on each driver; 10,000 requests on each adapter, a third aborted; the full contract
