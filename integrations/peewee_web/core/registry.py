@@ -17,6 +17,7 @@ from .bookmarks import Bookmark
 from .databases import connect
 from .errors import ScopeError
 from .pooled import Pooling
+from .proxies import StandIn
 from .replicas import ReplicatedDatabase
 from .scope import Scope
 
@@ -331,9 +332,9 @@ def _resolve(name: object, database: Any) -> Any:
     if isinstance(database, str):
         database = connect(database)
     while isinstance(database, Proxy) and not _is_replicated(database):
-        if database.obj is None:
+        database = database.find() if isinstance(database, StandIn) else database.obj
+        if database is None:
             raise ValueError(f"the proxy given as database {name!r} has no database yet: call its initialize() first")
-        database = database.obj
     if _is_replicated(database):
         return database
     adopted: Database = adopt(database)

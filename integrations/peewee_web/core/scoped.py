@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+from peewee import Model, Proxy
 
 from .errors import ScopeError
-from .proxies import StandIn
+from .proxies import StandIn, follow
 from .registry import DEFAULT, Databases
 from .scope import current_scope
+
+T = TypeVar("T")
 
 
 class NotConfigured(ScopeError, AttributeError):
@@ -18,40 +22,85 @@ class NotConfigured(ScopeError, AttributeError):
 class ScopedDatabase(StandIn):
     """Stands for the database called *name* of the app whose scope this code runs in.
 
-    Outside a scope it asks *fallback*, which an adapter gives (Flask's current app, Django's settings). Models of two
-    apps in one process never meet. Raises `NotConfigured` (an `AttributeError`) where neither leads to a database.
+    Outside a scope it asks *fallback*, which an adapter gives (Flask's current app, Django's settings), or without one
+    stands for what it was initialized with. Models of two apps in one process never meet. Raises `NotConfigured` (an
+    `AttributeError`) where nothing leads to a database.
     """
 
-    __slots__ = ("_fallback", "name")
+    __slots__ = ("_fallback", "_initial", "name")
 
     def __init__(self, name: str = DEFAULT, fallback: Callable[[], Databases | None] | None = None) -> None:
-        for slot, value in (("name", name), ("_fallback", fallback), ("_callbacks", [])):
+        for slot, value in (("name", name), ("_fallback", fallback), ("_initial", None), ("_callbacks", [])):
             object.__setattr__(self, slot, value)
 
     def __repr__(self) -> str:
         return f"<ScopedDatabase {self.name!r}>"
 
-    @property
-    def obj(self) -> Any:
-        """The database, or ``None`` before any is configured (Peewee asks for it when a model is declared)."""
+    def find(self) -> Any:
         scope = current_scope()
         databases = None if scope is None else scope.databases
-        if databases is None and self._fallback is not None:
-            databases = self._fallback()
         if databases is None:
-            return None
+            if self._fallback is None:
+                return self._initial
+            try:
+                databases = self._fallback()
+            except AttributeError as error:  # which Python would take for a missing attribute of ours
+                raise ScopeError(f"where {self!r} leads to here can't be told: {error}") from error
+            if databases is None:
+                return None
         return databases.default if self.name == DEFAULT else databases[self.name]
 
+    @property
+    def obj(self) -> Any:
+        """The database, or ``None`` before any is configured (Peewee asks for it when a model is declared).
+
+        Of a `ReplicatedDatabase` it is the primary's: migrations and introspection take nothing else.
+        """
+        database = self.find()
+        while isinstance(database, Proxy):
+            database = database.obj
+        return database
+
     def initialize(self, obj: Any) -> None:
-        """Tell the fields of the bound models what kind of database they will meet (Peewee's ``attach_callback``)."""
+        """As Peewee's, but *obj* is only met where no app says which database to use, in scripts and tests.
+
+        Also tells the fields of the bound models what kind of database they will meet (``attach_callback``).
+        """
+        if self._fallback is None:
+            object.__setattr__(self, "_initial", obj)
         for callback in self._callbacks:
             callback(obj)
 
+    def attach_callback(self, callback: Callable[[Any], T]) -> Callable[[Any], T]:
+        follow(getattr(callback, "__self__", None))
+        self._callbacks.append(callback)
+        return callback
+
+    def bind(self, models: Iterable[type[Model]], bind_refs: bool = True, bind_backrefs: bool = True) -> None:
+        """As Peewee's: have *models* live here."""
+        models = list(models)
+        super().bind(models, bind_refs, bind_backrefs)
+        _follow_fields_of(models, bind_refs, bind_backrefs)
+
+    def bind_ctx(self, models: Iterable[type[Model]], bind_refs: bool = True, bind_backrefs: bool = True) -> Any:
+        """As Peewee's, for every thread at once. `peewee_web.using` is for one context."""
+        models = list(models)
+        _follow_fields_of(models, bind_refs, bind_backrefs)
+        return super().bind_ctx(models, bind_refs, bind_backrefs)
+
     def __getattr__(self, attribute: str) -> Any:
-        database = self.obj
+        database = self.find()
         if database is None:
             raise NotConfigured(
                 f"no database is configured for {self.name!r} here: run inside an app's request or app context, "
                 "or inside `with databases.scope():`"
             )
         return getattr(database, attribute)
+
+
+def _follow_fields_of(models: list[Any], refs: bool, backrefs: bool) -> None:
+    for model in models:
+        related = model._meta.model_graph(refs, backrefs) if refs or backrefs else [(None, model, None)]
+        for _, each, _ in related:
+            for hook in each._meta._db_hooks:
+                follow(getattr(hook, "__self__", None))
