@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import Any, TypeVar, overload
 
 from peewee import Database, Proxy
@@ -64,7 +65,7 @@ class Databases(Mapping[str, Any]):
         choose: Callable[[Any], Any] | None = None,
         read_only: bool = False,
     ) -> None:
-        if choose is not None and (not callable(choose) or inspect.iscoroutinefunction(choose)):
+        if choose is not None and (not callable(choose) or _is_coroutine_function(choose)):
             raise TypeError(f"choose takes a plain function of the request, not {choose!r}")
         if commit_when is not None and not callable(commit_when):
             raise TypeError(f"commit_when takes a function of the HTTP status, not {commit_when!r}")
@@ -135,6 +136,9 @@ class Databases(Mapping[str, Any]):
             return self._databases[name]
         except KeyError:
             raise KeyError(f"no database is named {name!r}: there is {', '.join(map(repr, self._databases))}") from None
+
+    def __contains__(self, name: object) -> bool:  # Mapping's would have the default one chosen
+        return name in self._databases
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._databases)
@@ -255,6 +259,8 @@ class Selection(Databases):
         vars(self).update(vars(databases))  # its options
         self._origin = databases.origin
         self._databases = dict(databases._databases)
+        if choose is None and isinstance(databases, Selection) and self._default_name not in replaced:
+            choose = partial(databases.__getitem__, self._default_name)
         self._choice = choose
         self._choosing = threading.RLock()
         self._is_choosing = False
@@ -266,6 +272,10 @@ class Selection(Databases):
     @property
     def origin(self) -> Databases:
         return self._origin
+
+    def name_of(self, database: object) -> str | None:
+        """The name that the app has given it, or else that for which it stands here."""
+        return self.origin.name_of(database) or super().name_of(database)
 
     def __getitem__(self, name: str) -> Any:
         if self._choice is not None and name == self._default_name:
@@ -304,6 +314,10 @@ class Selection(Databases):
                 "that peewee_web.connect() has made once)"
             )
         return _resolve(giver, database)
+
+
+def _is_coroutine_function(function: Any) -> bool:
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
 
 
 def _read_atomic(atomic: Any, databases: Mapping[str, Any]) -> tuple[bool, tuple[str, ...] | None]:
