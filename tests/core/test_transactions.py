@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import peewee_web
 from peewee_web import Databases, PooledSqliteDatabase
 from peewee_web.core.atomic import atomic_requests, non_atomic_requests
 from peewee_web.core.errors import ScopeError
-from tests.core.working import in_use, query, save, saved
+from tests.core.working import Served, in_use, query, save, saved
 
 LEFT_OPEN: dict[str, Callable[[Any], object]] = {
     "atomic": lambda database: database.atomic().__enter__(),
@@ -347,3 +348,33 @@ def test_a_view_that_chooses_outside_a_request_says_so() -> None:
 
     with pytest.raises(ScopeError, match="outside a request"):
         view()
+
+
+@pytest.mark.parametrize("block", ["atomic", "transaction"])
+def test_an_atomic_scope_may_begin_with_a_block(served: Served, block: str) -> None:
+    with Databases(served.database, atomic=True).scope(), getattr(served.database, block)():
+        save(served.database, "kept")
+    assert saved(served.database) == ["kept"]
+
+
+def test_a_block_with_which_an_atomic_scope_begins_is_undone_by_itself(served: Served) -> None:
+    with Databases(served.database, atomic=True).scope():
+        with contextlib.suppress(ZeroDivisionError), served.database.atomic():
+            save(served.database, "lost")
+            raise ZeroDivisionError
+        save(served.database, "kept")
+    assert saved(served.database) == ["kept"]
+
+
+def test_an_atomic_scope_on_a_file_may_begin_with_a_block(database: PooledSqliteDatabase) -> None:
+    with Databases(database, atomic=True).scope():
+        with contextlib.suppress(ZeroDivisionError), database.atomic():
+            save(database, "lost")
+            raise ZeroDivisionError
+        save(database, "kept")
+    assert saved(database) == ["kept"]
+
+
+def test_transactions_by_hand_are_refused_at_the_beginning_of_an_atomic_scope(database: PooledSqliteDatabase) -> None:
+    with Databases(database, atomic=True).scope(), pytest.raises(ValueError, match="Cannot enter manual commit"):
+        database.manual_commit().__enter__()

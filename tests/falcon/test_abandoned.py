@@ -313,7 +313,7 @@ def test_an_async_request_dropped_half_way_does_not_end_the_one_it_interrupts(db
         contextvars.copy_context().run(dropped.send, None)
         assert db.pool_stats().in_use == 1
         req = testing.create_asgi_req()
-        outer = PeeweeMiddleware(db)._begin(req, atomic=False)
+        outer = PeeweeMiddleware(db)._begin(req, "GET", atomic=False)
         assert outer is not None
         dropped.close()
         assert current_scope() is outer

@@ -212,6 +212,22 @@ class ScopedConnections(PhysicalConnections):
         state: ConnectionState = self._state.find()
         return state.lease is not None and (state.lease.broken or status_of(state) is Status.LOST)
 
+    # Peewee asks for these to know what a block is to begin: within the request's own transaction, a savepoint.
+
+    def transaction_depth(self) -> int:
+        self._begin_what_is_due()
+        return super().transaction_depth()
+
+    def top_transaction(self) -> Any:
+        self._begin_what_is_due()
+        return super().top_transaction()
+
+    def _begin_what_is_due(self) -> None:
+        """Open the connection of an atomic scope, whose transaction begins with it."""
+        state: ConnectionState = self._state.find()
+        if state.closed and not state.ended and not state.transactions and self._is_atomic(state):
+            self.ensure_open()
+
     def pop_transaction(self) -> Any:
         if self._state.find().ended:  # rolled back with its scope: it must not seem to be committed now
             raise ScopeClosed

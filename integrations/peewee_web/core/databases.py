@@ -153,6 +153,8 @@ def connect(url: str, **options: Any) -> Any:
         )
     if not issubclass(database_class, (SqliteDatabase, playhouse.pool.PooledDatabase)):
         arguments.setdefault("keepalive", KEEPALIVE)
+    if scheme == "mariadb" and issubclass(database_class, MySQLDatabase):
+        arguments.setdefault("mariadb", True)  # Peewee writes JSON otherwise there
     if issubclass(database_class, SqliteDatabase):
         arguments.setdefault("lock_type", sqlite.LOCK_TYPE)
         arguments["pragmas"] = {**sqlite.PRAGMAS, **dict(arguments.get("pragmas") or {})}
