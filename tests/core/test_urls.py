@@ -242,3 +242,21 @@ def test_connecting_to_nothing_yet_makes_no_connection(caplog: pytest.LogCapture
     database = peewee_web.connect(f"postgresql://user@127.0.0.1:{free_port()}/d")
     assert database.is_closed()
     assert caplog.text == ""
+
+
+def test_a_list_of_hosts_is_libpqs() -> None:
+    database = peewee_web.connect("postgresql://me:p%2Fw@one:5433,[::1]:5434,three/app?target_session_attrs=read-write")
+    parameters = database.connect_params
+    assert (database.database, parameters["host"], parameters["port"]) == ("app", "one,::1,three", "5433,5434,")
+    assert (parameters["password"], parameters["target_session_attrs"]) == ("p/w", "read-write")
+
+
+def test_other_drivers_take_no_list_of_hosts() -> None:
+    with pytest.raises(ValueError, match="can't be read") as caught:
+        peewee_web.connect("mysql://me:secret@one:3306,two:3306/app")
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("scheme", "is_mariadb"), [("mariadb", True), ("mysql", False)])
+def test_peewee_is_told_of_mariadb(scheme: str, is_mariadb: bool) -> None:
+    assert peewee_web.connect(f"{scheme}://me@host/app").mariadb is is_mariadb
