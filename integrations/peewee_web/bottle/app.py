@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from bottle import WSGIFileWrapper, request
+from bottle import BaseRequest, WSGIFileWrapper, request
 
 from ..core.errors import NoConnection
 from ..core.registry import DEFAULT, Databases
@@ -33,7 +33,8 @@ class InstalledApp(ScopeMiddleware):
     """An app with plugins of ours."""
 
     def __init__(self, app: Any, databases: Databases) -> None:
-        super().__init__(app.wsgi, databases, lambda environ: request)
+        # Not bottle.request: that is another one after a request that was made inside this, and none in other threads.
+        super().__init__(app.wsgi, databases, BaseRequest)
         self._bottle = app
         self._plugins: list[PeeweePlugin] = []
         self._trigger_hook = app.trigger_hook
@@ -109,8 +110,11 @@ def scope_of_request(databases: Databases) -> Scope | None:
     scope: Scope | None = request.environ.get(SCOPE)
     if scope is None or scope is not current_scope() or scope.databases is None:
         return None
-    known = scope.databases is databases or set(databases.adopted) <= set(scope.databases.adopted)
-    return scope if known else None
+    begun_with = scope.databases.origin
+    if begun_with is databases:
+        return scope
+    alike = (begun_with.choose, begun_with.read_only) == (databases.choose, databases.read_only)
+    return scope if alike and set(databases.adopted) <= set(begun_with.adopted) else None
 
 
 def _combined(plugins: list[PeeweePlugin]) -> Databases:

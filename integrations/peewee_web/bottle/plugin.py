@@ -11,9 +11,10 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from bottle import HTTPResponse, PluginError, request, response
+from bottle import BaseRequest, HTTPResponse, PluginError, request, response
 
 from ..core.registry import DEFAULT, Databases
+from ..core.scoped import ScopedDatabase
 from .app import OPTIONS, SCOPE, InstalledApp, scope_of_request
 from .responses import answer, stream_of
 
@@ -74,18 +75,22 @@ class PeeweePlugin:
         installed = self._apps.get(route.app)
         databases = self.databases if installed is None else installed.databases
         atomic = route.config.get(f"{self.name}.atomic", databases.atomic)
-        arguments = self._arguments(route)
+        arguments = self._arguments(route, self._chooses(databases))
 
         def call(*args: Any, **kwargs: Any) -> Any:
-            run = functools.partial(callback, *args, **{**arguments, **kwargs})
             scope = scope_of_request(databases)
             if databases.exclude and databases.excludes(request.path, route.name):
                 if scope is not None:
                     scope.set_atomic(False)
-                return run()
+                return callback(*args, **{**self._arguments(route, False), **kwargs})
+            run = functools.partial(callback, *args, **{**arguments, **kwargs})
             if scope is not None:
                 return answer(run, scope, databases, atomic=atomic, keep=False)
-            scope = request.environ[SCOPE] = databases.scope_for(request.method, request.get_header, lambda: request)
+            scope = request.environ[SCOPE] = databases.scope_for(
+                request.method,
+                request.headers.raw,  # get_header() fails for what is no UTF-8
+                functools.partial(BaseRequest, request.environ),
+            )
             out = None
             try:
                 with scope.activate():
@@ -99,13 +104,19 @@ class PeeweePlugin:
 
         return call
 
-    def _arguments(self, route: Any) -> dict[str, Any]:
+    def _chooses(self, databases: Databases) -> bool:
+        """Whether requests of *databases* choose what our default database is."""
+        if databases.choose is None:
+            return False
+        return databases is self.databases or databases.get(DEFAULT) is self.databases.get(DEFAULT, self)
+
+    def _arguments(self, route: Any, chooses: bool) -> dict[str, Any]:
         """The databases that the callback of *route* asks for by the names of its arguments."""
         others = {name: database for name, database in self.databases.items() if name != DEFAULT}
         arguments = {name: database for name, database in others.items() if _takes(route, name)}
         keyword = route.config.get(f"{self.name}.keyword", self.keyword)
         if _takes(route, keyword):
-            arguments[keyword] = self.databases.default
+            arguments[keyword] = ScopedDatabase() if chooses else self.databases.default
         return arguments
 
 

@@ -13,7 +13,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 
 from ..core.registry import DEFAULT, Databases
-from ..core.scope import Scope
+from ..core.scope import Scope, current_scope
 from ..core.scoped import ScopedDatabase
 from .settings import DJANGOS, SETTING, Configuration
 
@@ -71,8 +71,15 @@ class ConfiguredDatabases(Mapping[str, Any]):
                 if before is not None:
                     self._tell_models(before.databases)
 
+    @property
+    def _here(self) -> Databases:
+        """The same, in a request with what ``choose`` chooses for the default one."""
+        current, scope = self.current, current_scope()
+        seen = None if scope is None else scope.databases
+        return seen if seen is not None and seen.origin is current else current
+
     def __getitem__(self, name: str) -> Any:
-        return self.current[name]
+        return self._here[name]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.current)
@@ -85,8 +92,8 @@ class ConfiguredDatabases(Mapping[str, Any]):
 
     @property
     def default(self) -> Any:
-        """The database named ``"default"``, or the only one."""
-        return self.current.default
+        """The database named ``"default"``, or the only one; in a request what ``choose`` chooses."""
+        return self._here.default
 
     def proxy(self, name: str = DEFAULT) -> ScopedDatabase:
         """Stands for the database called *name*, for models: ``class Meta: database = databases.proxy("reports")``."""
@@ -110,7 +117,7 @@ class ConfiguredDatabases(Mapping[str, Any]):
 
         *options* are those of `Databases.scope`: ``lazy``, ``atomic``, ``read_only``, and databases by name.
         """
-        return self.current.scope(**options)
+        return self._here.scope(**options)
 
     def close(self) -> None:
         """Close idle connections, and the calling thread's own. Configures nothing that is not configured yet."""

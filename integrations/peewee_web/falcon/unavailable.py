@@ -16,7 +16,7 @@ class Unavailable(NoConnection, falcon.HTTPServiceUnavailable):
     def __init__(self, error: NoConnection) -> None:
         falcon.HTTPServiceUnavailable.__init__(self, description=body_of(error), retry_after=retry_after(error))
         self.args = error.args
-        self.retry_after = error.retry_after
+        self.retry_after, self.database = error.retry_after, error.database
 
 
 def answer_unavailable(req: Any, resp: Any, error: NoConnection, params: Any) -> NoReturn:

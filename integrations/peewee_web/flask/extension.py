@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from flask import Flask, Response, current_app, g, has_app_context, request
+from flask import Flask, Request, Response, current_app, g, has_app_context, request
 from flask.signals import appcontext_pushed
 from flask.typing import ResponseReturnValue
 from peewee import Model
@@ -18,7 +18,7 @@ from werkzeug.exceptions import ServiceUnavailable
 from werkzeug.wsgi import ClosingIterator, FileWrapper
 
 from ..core.errors import NoConnection
-from ..core.registry import Databases
+from ..core.registry import DEFAULT, Databases
 from ..core.scope import Scope, current_scope
 from ..core.scoped import ScopedDatabase
 from ..core.unavailable import body_of, retry_after
@@ -56,14 +56,19 @@ class Peewee:
 
     @property
     def databases(self) -> Databases:
-        """The databases of the current app, by name. Raises `RuntimeError` outside its context."""
+        """The databases of the current app, by name; in a request with what ``choose`` chooses for the default one.
+
+        Raises `RuntimeError` outside the context of an app.
+        """
         databases = self._configured()
         if databases is None:
             raise RuntimeError(
                 "no Flask app with this Peewee extension is active: call db.init_app(app), and use db in a request "
                 "or inside `with app.app_context():`"
             )
-        return databases
+        scope = current_scope()
+        seen = None if scope is None else scope.databases
+        return seen if seen is not None and seen.origin is databases else databases
 
     def _configured(self) -> Databases | None:
         if not has_app_context():
@@ -79,11 +84,12 @@ class Peewee:
                 "and name further databases in PEEWEE_DATABASES"
             )
         databases = Databases.of(self._choose_database(app, database), **self._choose_options(app, options))
-        self.database.initialize(databases.default)
+        # Where requests choose it, there need be none of that name: the tenants are of one kind.
+        self.database.initialize(databases.get(DEFAULT, databases.adopted[0]) if databases.choose else databases.default)
         registration = _Registration(app, self, databases)
         app.extensions[EXTENSION] = registration
 
-        app.wsgi_app = ScopeMiddleware(app.wsgi_app, databases, _current_request)  # type: ignore[method-assign]  # as Flask's docs say
+        app.wsgi_app = ScopeMiddleware(app.wsgi_app, databases, registration.request_of)  # type: ignore[method-assign]  # as Flask's docs say
         if not databases.lazy or databases.exclude:
             app.before_request_funcs.setdefault(None, []).insert(0, registration.before_request)
         # As with wsgi_app: methods that Flask documents, replaced on this app by ours, which call them.
@@ -118,6 +124,11 @@ class _Registration:
         self._process_response = app.process_response
         self._handle_exception = app.handle_exception
         self._do_teardown_appcontext = app.do_teardown_appcontext
+
+    def request_of(self, environ: Any) -> Request:
+        """Flask's own, also where it is current no more, as in a streamed body, or not yet, in WSGI middleware."""
+        made = environ.get("werkzeug.request")
+        return made if isinstance(made, self.app.request_class) else self.app.request_class(environ)
 
     def before_request(self) -> ResponseReturnValue | None:
         scope = current_scope()
@@ -168,10 +179,6 @@ class _Registration:
             context_scope: _ContextScope | None = g.pop(_SCOPE_OF_CONTEXT, None)
             if context_scope is not None:
                 context_scope.leave(error)
-
-
-def _current_request(environ: Any) -> Any:
-    return request._get_current_object()  # type: ignore[attr-defined]  # werkzeug's LocalProxy
 
 
 class _ContextScope:

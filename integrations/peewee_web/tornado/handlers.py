@@ -22,7 +22,7 @@ from tornado.websocket import WebSocketHandler
 
 from ..core.errors import NoConnection
 from ..core.scope import Scope
-from ..core.unavailable import STATUS, retry_after
+from ..core.unavailable import STATUS, body_of, retry_after
 from .messages import Messages
 from .settings import databases_of
 
@@ -155,6 +155,8 @@ class PeeweeMixin(RequestHandler):
         if status_code == 500 and isinstance(error, NoConnection):
             status_code = STATUS
             self._peewee_no_connection = error
+            if error.database is not None:  # Tornado's own page shows the reason, and nothing else of it
+                kwargs.setdefault("reason", body_of(error))
         super().send_error(status_code, **kwargs)
 
     def clear(self) -> None:
