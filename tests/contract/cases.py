@@ -11,9 +11,11 @@ import asyncio
 import contextvars
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from types import FunctionType
 from typing import Any
+from urllib.parse import parse_qsl
 
 import peewee
 from playhouse.pool import PooledDatabase
@@ -44,13 +46,23 @@ class AppError(Exception):
 class Call:
     """One request: its database, its query string, and a way to make another request to the same app in-process.
 
-    ``nested`` (sync apps) and ``nested_async`` take a path with its query string and return the text of the answer.
+    The database may be given as a function that finds it. ``?database=name`` makes it the one of that name in the
+    request's own scope, through a proxy.
+
+    ``nested`` (sync apps) and ``nested_async`` take a path with its query string, and maybe a host, and return the
+    text of the answer.
     """
 
     database: Any
     query: dict[str, str]
-    nested: Callable[[str], str] | None = None
-    nested_async: Callable[[str], Awaitable[str]] | None = None
+    nested: Callable[..., str] | None = None
+    nested_async: Callable[..., Awaitable[str]] | None = None
+
+    def __post_init__(self) -> None:
+        if "database" in self.query:
+            self.database = peewee_web.ScopedDatabase(self.query["database"])
+        elif isinstance(self.database, FunctionType):
+            self.database = self.database()
 
     @property
     def token(self) -> str:
@@ -111,6 +123,20 @@ def save(call: Call) -> None:
 def stats(database: PooledDatabase) -> dict[str, int]:
     stats = database.pool_stats()
     return {"in_use": stats.in_use, "idle": stats.idle, "waiting": stats.waiting}
+
+
+def before_view(query: Mapping[str, str]) -> None:
+    """What a hook before the view does: with ``?early``, it is the first to query."""
+    if "early" in query:
+        peewee_web.ScopedDatabase().execute_sql("SELECT 1")
+
+
+def answer_message(database: Any, message: str) -> str:
+    """A websocket's message names a case, with its query string; what answers it is the body."""
+    name, _, query = message.partition("?")
+    body = SYNC[name](Call(database, dict(parse_qsl(query)))).body
+    assert isinstance(body, str)
+    return body
 
 
 # Plain requests.

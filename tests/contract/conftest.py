@@ -40,8 +40,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def _applies(item: pytest.Item) -> bool:
     parameters = getattr(getattr(item, "callspec", None), "params", {})
-    target = next((parameters[name] for name in ("site", "atomic_site", "eager_site") if name in parameters), None)
-    if not isinstance(target, Target):
+    target = next((parameter for parameter in parameters.values() if isinstance(parameter, Target)), None)
+    if target is None:
         return True
     if str(parameters.get("case", "")).startswith("async") and APPS[target.app][1] == "wsgi":
         return False
@@ -65,6 +65,21 @@ def atomic_site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
 @pytest.fixture(scope="module", params=one_per_app("psycopg3"), ids=str)
 def eager_site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     yield from run_site(request.param, request, tmp_path_factory, "eager")
+
+
+@pytest.fixture(scope="module", params=one_per_app("sqlite"), ids=str)
+def tenant_site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    yield from run_site(request.param, request, tmp_path_factory, "tenants")
+
+
+@pytest.fixture(scope="module", params=one_per_app("sqlite"), ids=str)
+def strict_tenant_site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    yield from run_site(request.param, request, tmp_path_factory, "tenants", "eager", "atomic")
+
+
+@pytest.fixture(scope="module", params=one_per_app("sqlite"), ids=str)
+def several_site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    yield from run_site(request.param, request, tmp_path_factory, "several")
 
 
 def run_site(

@@ -14,14 +14,22 @@ from typing import Any
 THREADS = 16
 
 
-def build(name: str, url: str, options: dict[str, Any]) -> Any:
+def build(name: str, url: str, flags: list[str]) -> Any:
     import peewee_web
+    from tests.contract import several
     from tests.contract.apps import APPS
     from tests.contract.cases import MAX_CONNECTIONS, TIMEOUT
 
-    database = peewee_web.connect(url, max_connections=MAX_CONNECTIONS, timeout=TIMEOUT)
+    databases: Any = peewee_web.connect(url, max_connections=MAX_CONNECTIONS, timeout=TIMEOUT)
     module = importlib.import_module(f"tests.contract.apps.{APPS[name][0]}")
-    return module.build(peewee_web.Databases(database, **options))
+    options: dict[str, Any] = {"lazy": "eager" not in flags, "atomic": "atomic" in flags}
+    if "tenants" in flags:
+        databases = several.tenants(databases, url)
+        options["choose"] = several.choosing(module)
+    if "several" in flags:
+        databases = several.named(databases, url)
+        options |= {"atomic": ["default", "shop"], "read_only": True}
+    return module.build(peewee_web.Databases(databases, exclude=["/stats", *several.OUTSIDE], **options))
 
 
 def main() -> None:
@@ -29,22 +37,21 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(name)s %(levelname)s %(message)s")
     for noisy in ("tornado.access", "uvicorn.access", "gunicorn.access", "httpx"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    options = {"lazy": "eager" not in flags, "atomic": "atomic" in flags, "exclude": ["/stats"]}
     if server == "tornado":
-        asyncio.run(_serve_tornado(name, url, options, int(port)))
+        asyncio.run(_serve_tornado(name, url, flags, int(port)))
     elif server == "uvicorn":
         import uvicorn
 
-        uvicorn.run(build(name, url, options), host="127.0.0.1", port=int(port), log_level="warning")
+        uvicorn.run(build(name, url, flags), host="127.0.0.1", port=int(port), log_level="warning")
     elif server == "waitress":
         import waitress
 
-        waitress.serve(build(name, url, options), host="127.0.0.1", port=int(port), threads=THREADS)
+        waitress.serve(build(name, url, flags), host="127.0.0.1", port=int(port), threads=THREADS)
     else:
-        _serve_gunicorn(name, server, url, options, port)
+        _serve_gunicorn(name, server, url, flags, port)
 
 
-def _serve_gunicorn(name: str, server: str, url: str, options: dict[str, Any], port: str) -> None:
+def _serve_gunicorn(name: str, server: str, url: str, flags: list[str], port: str) -> None:
     from gunicorn.app.base import BaseApplication
 
     class Application(BaseApplication):
@@ -56,13 +63,13 @@ def _serve_gunicorn(name: str, server: str, url: str, options: dict[str, Any], p
                 self.cfg.set(key, value)
 
         def load(self) -> Any:
-            return build(name, url, options)
+            return build(name, url, flags)
 
     Application().run()
 
 
-async def _serve_tornado(name: str, url: str, options: dict[str, Any], port: int) -> None:
-    build(name, url, options).listen(port, "127.0.0.1")
+async def _serve_tornado(name: str, url: str, flags: list[str], port: int) -> None:
+    build(name, url, flags).listen(port, "127.0.0.1")
     await asyncio.Event().wait()
 
 

@@ -8,13 +8,15 @@ import struct
 import subprocess
 import sys
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
+from websockets.sync.client import ClientConnection, connect
 
 from tests.servers.child import Session
 from tests.servers.ports import free_port
@@ -89,8 +91,19 @@ class Site:
 
     # Requests.
 
-    def get(self, case: str, method: str = "GET", **query: Any) -> httpx.Response:
-        return self.client.request(method, f"/case/{case}", params=query)
+    def get(
+        self, case: str, method: str = "GET", *, headers: Mapping[str, str | bytes] | None = None, **query: Any
+    ) -> httpx.Response:
+        return self.client.request(method, f"/case/{case}", params=query, headers=headers)
+
+    def another_client(self) -> httpx.Client:
+        """One with cookies of its own, and no others."""
+        return httpx.Client(base_url=self.client.base_url, timeout=30)
+
+    def open_socket(self, host: str) -> AbstractContextManager[ClientConnection]:
+        """A websocket to the site, which it takes to be *host*."""
+        sock = socket.create_connection(("127.0.0.1", self.port), timeout=10)
+        return connect(f"ws://{host}/socket", sock=sock, proxy=None)
 
     def get_many(self, case: str, tokens: Iterable[str], at_once: int, **query: Any) -> list[httpx.Response]:
         with ThreadPoolExecutor(at_once) as threads:

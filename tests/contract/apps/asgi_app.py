@@ -11,17 +11,20 @@ import httpx
 
 from peewee_web import Databases
 from peewee_web.asgi import PeeweeMiddleware
-from tests.contract.cases import ASYNC, SYNC, Call, Reply, stats
+from tests.contract.cases import ASYNC, SYNC, Call, Reply, answer_message, before_view, stats
 
 
 def build(databases: Databases) -> Any:
     database = databases.default
 
     async def bare(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        if scope["type"] == "websocket":
+            await converse(receive, send)
         if scope["type"] != "http":
             return
         name = scope["path"].removeprefix("/case/")
         call = Call(database, dict(parse_qsl(scope["query_string"].decode())), nested_async=nested)
+        before_view(call.query)
         if scope["path"] == "/stats":
             reply = Reply(json.dumps(stats(database)))
         elif name in ASYNC:
@@ -30,7 +33,8 @@ def build(databases: Databases) -> Any:
             reply = SYNC[name](call)
         else:
             reply = Reply("no such case", status=404)
-        headers = [(b"content-type", b"text/plain")]
+        headers = [(name.lower().encode(), value.encode()) for name, value in reply.headers.items()]
+        headers.append((b"content-type", b"text/plain"))
         await send({"type": "http.response.start", "status": reply.status, "headers": headers})
         if isinstance(reply.body, str):
             await send({"type": "http.response.body", "body": reply.body.encode()})
@@ -39,10 +43,16 @@ def build(databases: Databases) -> Any:
             await send({"type": "http.response.body", "body": chunk.encode(), "more_body": True})
         await send({"type": "http.response.body", "body": b""})
 
+    async def converse(receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        while (message := await receive())["type"] == "websocket.receive":
+            await send({"type": "websocket.send", "text": answer_message(database, message["text"])})
+
     app = PeeweeMiddleware(bare, databases)
 
-    async def nested(target: str) -> str:
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://inner") as client:
+    async def nested(target: str, host: str = "inner") -> str:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=f"http://{host}") as client:
             return (await client.get(target)).text
 
     return app
@@ -55,3 +65,8 @@ async def as_async(body: Iterator[str] | AsyncIterator[str]) -> AsyncIterator[st
     else:
         for chunk in body:
             yield chunk
+
+
+def host_of(scope: dict[str, Any]) -> str:
+    host: bytes = dict(scope["headers"])[b"host"]
+    return host.decode()

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NoReturn
 
 import django
+from asgiref.sync import iscoroutinefunction
 from django.conf import settings
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
 from django.test import Client
 from django.urls import path
+from django.utils.decorators import sync_and_async_middleware
 
 from peewee_web import Databases
 from peewee_web.django import databases
-from tests.contract.cases import SYNC, Call, Reply, stats
+from tests.contract.cases import SYNC, Call, Reply, before_view, stats
 
 urlpatterns: list[Any] = []
 
@@ -21,7 +24,7 @@ def configure(of_contract: Databases, **settings_of_kind: Any) -> None:
     settings.configure(
         PEEWEE={"DATABASES": of_contract},
         INSTALLED_APPS=["peewee_web.django"],
-        MIDDLEWARE=["peewee_web.django.PeeweeMiddleware"],
+        MIDDLEWARE=["peewee_web.django.PeeweeMiddleware", "tests.contract.apps.django_app.early"],
         ALLOWED_HOSTS=["*"],
         SECRET_KEY="none",
         LOGGING_CONFIG=None,
@@ -38,6 +41,19 @@ def build(of_contract: Databases) -> Any:
     return get_wsgi_application()
 
 
+@sync_and_async_middleware
+def early(get_response: Callable[[HttpRequest], Any]) -> Callable[[HttpRequest], Any]:
+    def middleware(request: HttpRequest) -> Any:
+        before_view(request.GET)
+        return get_response(request)
+
+    async def async_middleware(request: HttpRequest) -> Any:
+        before_view(request.GET)
+        return await get_response(request)
+
+    return async_middleware if iscoroutinefunction(get_response) else middleware
+
+
 def show_stats(request: HttpRequest) -> JsonResponse:
     return JsonResponse(stats(databases.default))
 
@@ -45,7 +61,7 @@ def show_stats(request: HttpRequest) -> JsonResponse:
 def run(request: HttpRequest, name: str) -> HttpResponse:
     if name not in SYNC:
         raise Http404
-    return answer(SYNC[name](Call(databases.default, request.GET.dict(), nested)))
+    return answer(SYNC[name](Call(lambda: databases.default, request.GET.dict(), nested)))
 
 
 def answer(reply: Reply) -> HttpResponse:
@@ -53,6 +69,15 @@ def answer(reply: Reply) -> HttpResponse:
     return kind(reply.body, status=reply.status, headers=reply.headers, content_type="text/plain")
 
 
-def nested(target: str) -> str:
-    response = Client(raise_request_exception=False).get(target)
+def nested(target: str, host: str = "inner") -> str:
+    response = Client(raise_request_exception=False).get(target, headers={"host": host})
     return response.content.decode()
+
+
+def host_of(request: HttpRequest) -> str:
+    host: str = request.get_host()
+    return host
+
+
+def refuse() -> NoReturn:
+    raise Http404

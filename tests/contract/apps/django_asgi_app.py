@@ -13,8 +13,10 @@ from peewee_web import Databases
 from peewee_web.django import databases
 from tests.contract.apps import django_app
 from tests.contract.apps.asgi_app import as_async
-from tests.contract.apps.django_app import answer, configure, show_stats
+from tests.contract.apps.django_app import answer, configure, host_of, refuse, show_stats
 from tests.contract.cases import ASYNC, SYNC, Call, Reply
+
+__all__ = ["build", "host_of", "refuse"]
 
 urlpatterns: list[Any] = []
 app: Any = None
@@ -37,11 +39,11 @@ def build(of_contract: Databases) -> Any:
 def run(request: HttpRequest, name: str) -> HttpResponse:
     if name not in SYNC:
         return django_app.run(request, name)
-    return answer(streamed_async(SYNC[name](Call(databases.default, request.GET.dict()))))
+    return answer(streamed_async(SYNC[name](Call(lambda: databases.default, request.GET.dict()))))
 
 
 async def run_async(request: HttpRequest, name: str) -> HttpResponse:
-    return answer(await ASYNC[name](Call(databases.default, request.GET.dict(), nested_async=nested)))
+    return answer(await ASYNC[name](Call(lambda: databases.default, request.GET.dict(), nested_async=nested)))
 
 
 def streamed_async(reply: Reply) -> Reply:
@@ -51,6 +53,6 @@ def streamed_async(reply: Reply) -> Reply:
     return reply
 
 
-async def nested(target: str) -> str:
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://inner") as client:
+async def nested(target: str, host: str = "inner") -> str:
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=f"http://{host}") as client:
         return (await client.get(target)).text

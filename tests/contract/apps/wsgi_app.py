@@ -9,7 +9,7 @@ from urllib.parse import parse_qsl
 
 from peewee_web import Databases
 from peewee_web.wsgi import PeeweeMiddleware
-from tests.contract.cases import SYNC, Call, stats
+from tests.contract.cases import SYNC, Call, before_view, stats
 
 
 def build(databases: Databases) -> Any:
@@ -24,7 +24,9 @@ def build(databases: Databases) -> Any:
         if case is None:
             start_response("404 Not Found", [("Content-Type", "text/plain")])
             return [b"no such case"]
-        reply = case(Call(database, dict(parse_qsl(environ["QUERY_STRING"])), nested))
+        query = dict(parse_qsl(environ["QUERY_STRING"]))
+        before_view(query)
+        reply = case(Call(database, query, nested))
         start_response(f"{reply.status} Answer", [("Content-Type", "text/plain"), *reply.headers.items()])
         if environ["REQUEST_METHOD"] == "HEAD":
             return []
@@ -34,9 +36,15 @@ def build(databases: Databases) -> Any:
 
     app = PeeweeMiddleware(bare, databases)
 
-    def nested(target: str) -> str:
+    def nested(target: str, host: str = "inner") -> str:
         path, _, query = target.partition("?")
         environ = {"REQUEST_METHOD": "GET", "PATH_INFO": path, "QUERY_STRING": query, "wsgi.input": io.BytesIO()}
+        environ["HTTP_HOST"] = host
         return b"".join(app(environ, lambda *_: None)).decode()
 
     return app
+
+
+def host_of(environ: dict[str, Any]) -> str:
+    host: str = environ["HTTP_HOST"]
+    return host
