@@ -85,7 +85,9 @@ class Peewee:
             )
         databases = Databases.of(self._choose_database(app, database), **self._choose_options(app, options))
         # Where requests choose it, there need be none of that name: the tenants are of one kind.
-        self.database.initialize(databases.get(DEFAULT, databases.adopted[0]) if databases.choose else databases.default)
+        self.database.initialize(
+            databases.get(DEFAULT, databases.adopted[0]) if databases.choose else databases.default
+        )
         registration = _Registration(app, self, databases)
         app.extensions[EXTENSION] = registration
 
