@@ -925,3 +925,56 @@ def test_coroutines_that_switch_tenants_at_random_do_not_meet(looked_up: Databas
     asyncio.run(all_of_them())
     assert all_written(looked_up) == 600
     assert [in_use(file) for file in looked_up.adopted] == [0] * len(NAMES)
+
+
+def test_what_it_has_raised_it_raises_again(files: dict[str, PooledSqliteDatabase]) -> None:
+    calls = []
+
+    def choose(request: object) -> str:
+        calls.append(request)
+        raise LookupError("no such tenant")
+
+    with Databases(files, choose=choose).scope_for("GET", lambda name: None, lambda: None):
+        for _ in range(2):
+            with pytest.raises(LookupError, match="no such tenant"):
+                ScopedDatabase().execute_sql("SELECT 1")
+    assert len(calls) == 1
+
+
+def test_a_choice_that_found_no_connection_may_be_made_again(files: dict[str, PooledSqliteDatabase]) -> None:
+    answers: list[Any] = [PoolTimeout("all are in use"), "default"]
+
+    def choose(request: object) -> str:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return str(answer)
+
+    with Databases(files, choose=choose).scope_for("GET", lambda name: None, lambda: None):
+        with pytest.raises(PoolTimeout):
+            ScopedDatabase().execute_sql("SELECT 1")
+        assert ScopedDatabase().execute_sql("SELECT 1").fetchone() == (1,)
+
+
+def test_get_does_not_hide_a_keyerror_of_choose(files: dict[str, PooledSqliteDatabase]) -> None:
+    def choose(request: object) -> str:
+        raise KeyError("no such tenant")
+
+    with Databases(files, choose=choose).scope_for("GET", lambda name: None, lambda: None) as scope:
+        databases: Any = scope.databases
+        with pytest.raises(KeyError, match="no such tenant"):
+            databases.get("default")
+
+
+def test_a_tenant_with_replicas_of_its_own_has_bookmarks(files: dict[str, PooledSqliteDatabase]) -> None:
+    primary, replica, *_ = files.values()
+    tenant = ReplicatedDatabase(primary, [replica])
+    databases = Databases({"default": "sqlite:///:memory:"}, choose=lambda request: tenant)
+    with databases.scope_for("POST", lambda name: None, lambda: None) as scope:
+        ScopedDatabase().execute_sql("CREATE TABLE written (id INTEGER)")
+        (bookmark,) = databases.bookmarks_after(scope)
+    cookie = bookmark.header()[1]
+    with databases.scope_for("GET", lambda name: cookie if name == "Cookie" else None, lambda: None):
+        assert tenant.get_read() in (primary, replica)  # nothing is chosen yet
+        ScopedDatabase().find()
+        assert tenant.get_read() is primary

@@ -209,6 +209,19 @@ def test_and_from_the_primary_while_none_has(make: Make, cluster: PostgresCluste
     assert Client(served).read("") in {standby.port for standby in cluster.standbys}
 
 
+def test_a_bookmark_takes_no_connection_but_the_requests_own(make: Make, cluster: PostgresCluster) -> None:
+    """If each request that wrote were to wait for a second one, all would wait for each other."""
+    served = make()
+    client = Client(served)
+    client.write("before")
+    lent = [(pool, pool.checkout()) for pool in (each.pool for each in served.databases_made) for _ in range(3)]
+    client.write("mine")
+    cluster.wait_until_caught_up()
+    assert client.read("mine") in {standby.port for standby in cluster.standbys}
+    for pool, lease in lent:
+        pool.checkin(lease)
+
+
 def test_a_thousand_pairs_of_requests_miss_no_write_while_replay_pauses_at_random(
     make: Make, cluster: PostgresCluster
 ) -> None:

@@ -80,9 +80,13 @@ class Member:
         return now >= self._next_look
 
     def observe(self) -> Standing:
-        """Ask the server how it stands. Raises what the query raises."""
+        """Ask the server how it stands, on a connection of its own. Raises what the query raises."""
         with Activation(None), Scope():
-            self.standing = self.replication.standing(self.database)
+            return self.observe_here()
+
+    def observe_here(self) -> Standing:
+        """The same on the connection of the current scope, which may have it already: it must not wait for another."""
+        self.standing = self.replication.standing(self.database)
         return self.standing
 
     def note(self, reason: str | None, now: float, look_every: float) -> None:
@@ -248,11 +252,14 @@ class Members:
         if known is not None and member.replication.has_reached(known, position):
             return True
         try:
-            known = member.observe().position
+            known = member.observe_here().position
         except Exception as error:
             self.leave_out(member, error)
             return False
-        return known is not None and member.replication.has_reached(known, position)
+        if known is not None and member.replication.has_reached(known, position):
+            return True
+        member.database.close()  # it is not read from
+        return False
 
     def leave_out(self, member: Member, error: BaseException) -> None:
         """A read that was sent to *member* has failed with *error*."""
@@ -302,10 +309,14 @@ class Members:
 
     def position_of_primary(self) -> str | None:
         """Up to where the primary has written; None if it can't tell, or can't be reached."""
+        with Activation(None), Scope():
+            return self.position_here()
+
+    def position_here(self) -> str | None:
+        """The same on the connection of the current scope."""
         member = self.primary
         try:
-            with Activation(None), Scope():
-                return member.replication.written(member.database)
+            return member.replication.written(member.database)
         except Exception as error:
             logger.debug("the primary does not tell its position: %s", error)
             return None

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import inspect
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from fnmatch import fnmatchcase
-from functools import partial
 from typing import Any, TypeVar, overload
 
 from peewee import Database, Proxy
@@ -16,11 +14,10 @@ from peewee import Database, Proxy
 from .adopt import adopt
 from .bookmarks import Bookmark
 from .databases import connect
-from .errors import ScopeError
 from .pooled import Pooling
 from .proxies import StandIn
 from .replicas import ReplicatedDatabase
-from .scope import Scope
+from .scope import History, Scope
 
 DEFAULT = "default"
 # RFC 9110, 9.2.1. (TRACE is answered by servers.)
@@ -77,7 +74,7 @@ class Databases(Mapping[str, Any]):
         self.choose = choose
         self.commit_when = commit_when or commit_below_400
         self.exclude = (exclude,) if isinstance(exclude, str) else tuple(exclude)
-        self._databases = {name: _resolve(name, database) for name, database in named.items()}
+        self._databases = {name: resolve(name, database) for name, database in named.items()}
         #: Whether scopes are atomic; and if not for all databases, for which.
         self.atomic, self.atomic_names = _read_atomic(atomic, self._databases)
         #: Whether requests differ in nothing but their connections.
@@ -175,7 +172,7 @@ class Databases(Mapping[str, Any]):
         name of another one. In a *read_only* scope a statement that would write raises `ScopeError`.
         """
         return Scope(
-            Selection(self, databases) if databases else self,
+            self._selection(databases) if databases else self,
             lazy=self.lazy if lazy is None else lazy,
             atomic=self.atomic if atomic is None else atomic,
             read_only=read_only,
@@ -211,21 +208,34 @@ class Databases(Mapping[str, Any]):
         if self.is_plain:
             return kind(self, **options)
         choose = self.choose
-        seen = self if choose is None else Selection(self, {}, lambda: choose(request()))
-        scope = kind(seen, read_only=self.read_only and method in SAFE_METHODS, **options)
+        history = History()
+
+        def remember(name: str, database: Any) -> None:
+            if _is_replicated(database):
+                database.remember_from(header, name, history)
+
         for name, database in self.replicated.items():
-            database.remember_from(header, name, scope.history)
-        return scope
+            remember(name, database)
+        seen = self if choose is None else self._selection({}, lambda: choose(request()), remember)
+        read_only = self.read_only and method in SAFE_METHODS
+        return kind(seen, read_only=read_only, history=history, **options)
+
+    def _selection(self, replaced: Mapping[str, Any], *choice: Any) -> Databases:
+        from .selection import Selection  # which is one of these
+
+        return Selection(self, replaced, *choice)
 
     def bookmarks_after(self, scope: Scope) -> list[Bookmark]:
         """What the response of *scope* tells the client, so that its next request sees what this one has written.
 
         To be asked when the transaction has ended, before the headers go. Never raises.
         """
-        if self.is_plain:
+        databases = scope.databases
+        if databases is None or databases.is_plain:
             return []
         with scope.activate():
-            bookmarks = [database.bookmark_after(name, scope.history) for name, database in self.replicated.items()]
+            replicated = databases.replicated.items()
+            bookmarks = [database.bookmark_after(name, scope.history) for name, database in replicated]
         return [bookmark for bookmark in bookmarks if bookmark is not None]
 
     def excludes(self, *routes: str | None) -> bool:
@@ -247,75 +257,6 @@ class Databases(Mapping[str, Any]):
         return sum(database.close_pool(max(0.0, deadline - time.monotonic())) for database in self.pools)
 
 
-class Selection(Databases):
-    """*databases* as one unit of work sees them: *replaced* stand for some names.
-
-    If *choose* is given it says what stands for the default one, as the option of that name does.
-    """
-
-    def __init__(
-        self, databases: Databases, replaced: Mapping[str, Any], choose: Callable[[], Any] | None = None
-    ) -> None:
-        vars(self).update(vars(databases))  # its options
-        self._origin = databases.origin
-        self._databases = dict(databases._databases)
-        if choose is None and isinstance(databases, Selection) and self._default_name not in replaced:
-            choose = partial(databases.__getitem__, self._default_name)
-        self._choice = choose
-        self._choosing = threading.RLock()
-        self._is_choosing = False
-        for name, database in replaced.items():
-            if name not in self._databases:
-                raise TypeError(f"no database is named {name!r}: scope() takes {', '.join(self._databases)} by name")
-            self._databases[name] = self._found(database, f"scope({name}=...)")
-
-    @property
-    def origin(self) -> Databases:
-        return self._origin
-
-    def name_of(self, database: object) -> str | None:
-        """The name that the app has given it, or else that for which it stands here."""
-        return self.origin.name_of(database) or super().name_of(database)
-
-    def __getitem__(self, name: str) -> Any:
-        if self._choice is not None and name == self._default_name:
-            self.settled()
-        return super().__getitem__(name)
-
-    def settled(self) -> Databases:
-        with self._choosing:
-            if self._choice is None:
-                return self
-            if self._is_choosing:
-                raise ScopeError(
-                    "choose= uses the default database, which it is to choose: look tenants up in one of another name, "
-                    "such as a model bound to ScopedDatabase('control')"
-                )
-            self._is_choosing = True
-            try:
-                chosen = self._choice()
-                self._databases[self._default_name] = self._found(chosen, "choose=")
-            except AttributeError as error:  # which Python would take for a missing attribute of the proxy that asks
-                raise ScopeError(f"choose= failed: {error}") from error
-            finally:
-                self._is_choosing = False
-            self._choice = None
-        return self
-
-    def _found(self, database: Any, giver: str) -> Any:
-        known = self.origin._databases
-        if isinstance(database, str) and database in known:
-            return known[database]
-        if database is None or isinstance(database, str):
-            # A URL may hold a password, and what a client has sent belongs in no log.
-            what = "None" if database is None else "a name that is not known"
-            raise ScopeError(
-                f"{giver} gave {what}: give one of {', '.join(map(repr, known))}, or a Peewee database (for a URL, one "
-                "that peewee_web.connect() has made once)"
-            )
-        return _resolve(giver, database)
-
-
 def _is_coroutine_function(function: Any) -> bool:
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
 
@@ -335,12 +276,10 @@ def _is_replicated(database: object) -> bool:
 
 
 def _unreplicated(databases: Iterable[Any]) -> tuple[Pooling, ...]:
-    return tuple(
-        dict.fromkeys(database.get_write() if _is_replicated(database) else database for database in databases)
-    )
+    return tuple(dict.fromkeys(database.obj if _is_replicated(database) else database for database in databases))
 
 
-def _resolve(name: object, database: Any) -> Any:
+def resolve(name: object, database: Any) -> Any:
     if not isinstance(name, str):
         raise TypeError(f"a database's name is a string, not {name!r}")
     if isinstance(database, str):

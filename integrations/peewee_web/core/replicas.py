@@ -269,7 +269,10 @@ class ReplicatedDatabase(StandIn):
         """What the response tells the client, if its request has written. Never raises."""
         if not self._bookmarks.seconds or history.written.isdisjoint(self.members):
             return None
-        return self._bookmarks.make(name, self._members.position_of_primary() or "")
+        # On the connection that the request has in hand: if all were to wait for another, none would get one.
+        state: ConnectionState = self.obj._state.find()
+        in_hand = not (state.closed or state.transactions or state.open_transaction is not None)
+        return self._bookmarks.make(name, (self._members.position_here() if in_hand else None) or "")
 
     # Pools and connections: all of them.
 
