@@ -55,6 +55,8 @@ def tls_of(driver: str, wanted: bool | None) -> dict[str, Any]:
         return {"ssl": wanted, "ssl_verify_cert": False}
     if driver == "MySQLdb":
         return {"ssl_mode": "REQUIRED" if wanted else "DISABLED"}
+    if driver == "pymysql" and wanted:
+        return {"ssl": {"check_hostname": False}}
     return {"ssl_verify_cert": False} if wanted else {"ssl_disabled": True}
 
 

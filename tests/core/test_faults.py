@@ -32,7 +32,12 @@ def wrapped(error: Exception) -> Exception:
 
 def with_sqlstate(sqlstate: str) -> psycopg.Error:
     """As psycopg gives it when the server's answer was not kept, as after unpickling."""
-    return psycopg.errors.lookup(sqlstate)("in any language")
+    try:
+        return psycopg.errors.lookup(sqlstate)("in any language")
+    except KeyError:  # it is younger than this psycopg
+        error = psycopg.OperationalError("in any language")
+        error.sqlstate = sqlstate
+        return error
 
 
 def of(module: str, name: str, *arguments: object, **attributes: object) -> list[Exception]:
