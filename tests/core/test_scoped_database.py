@@ -1018,6 +1018,71 @@ def test_a_model_that_switched_with_using_before_it_was_bound_works_in_the_app(f
             assert sorted(row.data for row in Loose.select()) == [[1], [2]]
 
 
+@contextlib.contextmanager
+def in_using(database: Any, Model: Any) -> Iterator[None]:
+    with peewee_web.scope(), using(database, [Model]):
+        yield
+
+
+@contextlib.contextmanager
+def in_app(database: Any, Model: Any) -> Iterator[None]:
+    with Databases(database).scope():
+        yield
+
+
+def comes_back(Model: Any) -> bool:
+    """Whether a row with fields of each kind comes back from where this code runs as it was saved."""
+    Model.create_table()
+    Model.create(data={"key": [1, None]}, body=b"\x00\xff")
+    found = Model.select().where(Model.data["key"] == [1, None]).get()
+    Model.drop_table()
+    return (found.data, bytes(found.body)) == ({"key": [1, None]}, b"\x00\xff")
+
+
+def is_told_of_none(Model: Any) -> bool:
+    return type(Model.data.db_value([1])) is list and type(Model.body.db_value(b"x")) is bytearray
+
+
+def test_a_field_that_follows_using_follows_the_app_when_its_model_is_bound_later(
+    served: Served, files: Databases
+) -> None:
+    class Loose(peewee.Model):
+        data = peewee.JSONField()
+        body = peewee.BlobField()
+
+    for database in (served.database, files.default):
+        with in_using(database, Loose):
+            assert comes_back(Loose)
+    assert is_told_of_none(Loose)
+    Loose.bind(ScopedDatabase())
+    assert is_told_of_none(Loose)
+    for way in (in_app, in_using, in_app):
+        for database in (served.database, files.default):
+            with way(database, Loose):
+                assert comes_back(Loose)
+    assert is_told_of_none(Loose)
+
+
+def test_a_field_that_follows_the_app_follows_using_later(served: Served, files: Databases) -> None:
+    scoped = ScopedDatabase()
+
+    class Late(scoped.Model):  # type: ignore[misc, name-defined]
+        data = peewee.JSONField()
+        body = peewee.BlobField()
+
+    assert is_told_of_none(Late)
+    for way in (in_app, in_using, in_app):
+        for database in (served.database, files.default):
+            with way(database, Late):
+                assert comes_back(Late)
+    with files.scope(), in_using(served.database, Late):
+        assert comes_back(Late), "in an app that lives elsewhere"
+    Late.bind(None)
+    assert is_told_of_none(Late)
+    with in_using(files.default, Late):
+        assert comes_back(Late), "bound to nothing any more"
+
+
 def test_what_the_app_has_told_the_fields_holds_outside_any_scope(files: Databases) -> None:
     """As where an expression is built when a module is imported."""
     scoped = ScopedDatabase(fallback=lambda: None)
@@ -1040,6 +1105,27 @@ def test_a_field_keeps_no_database_of_before(tmp_path: Path) -> None:
     while databases:
         with Databases(databases.pop()).scope():
             assert Document.data.db_value([1]) is not None
+    gc.collect()
+    assert sum(reference() is not None for reference in gone) <= 1
+
+
+def test_a_field_that_keeps_itself_keeps_no_database_of_before(tmp_path: Path) -> None:
+    """Its hook runs on a copy, which has what the field had."""
+
+    class Kept(peewee.FieldDatabaseHook, peewee.TextField):  # type: ignore[misc]
+        def _db_hook(self, database: Any) -> None:
+            self.read = self.db_value
+
+    scoped = ScopedDatabase()
+
+    class Late(scoped.Model):  # type: ignore[misc, name-defined]
+        text = Kept()
+
+    databases = [peewee.SqliteDatabase(str(tmp_path / f"{number}.db")) for number in range(3)]
+    gone = [weakref.ref(database) for database in databases]
+    while databases:
+        with Databases(databases.pop()).scope():
+            assert Late.text.read("x") == "x"
     gc.collect()
     assert sum(reference() is not None for reference in gone) <= 1
 

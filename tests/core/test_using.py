@@ -890,6 +890,14 @@ def test_a_field_of_an_alias_works_in_the_block(field: Any, value: Any, a: Any) 
         assert alias.select().where(alias.data == value).get().data == value
 
 
+def test_a_field_whose_alias_was_used_in_the_block_is_as_before_outside(a: Any) -> None:
+    Document = documents(None, peewee.BlobField())
+    with using(a, [Document]):
+        alias = Document.alias()
+        assert alias.data._constructor is memoryview
+    assert alias.data._constructor is Document.data._constructor is bytearray
+
+
 def test_a_path_into_a_field_of_an_alias_works_in_the_block(a: Any) -> None:
     Document = documents(None, peewee.JSONField())
     with using(a, [Document]):
@@ -957,6 +965,99 @@ def test_one_model_may_be_reached_through_two_drivers(field: Any, value: Any, po
     for driver in drivers:
         driver.close_all()
     assert (bytes(found) if isinstance(value, bytes) else found) == value
+
+
+def test_a_database_may_be_given_another_driver_between_two_blocks() -> None:
+    deferred = peewee.PostgresqlDatabase(None)
+    Document = documents(None, peewee.BlobField())
+    seen = []
+    for preferred in (False, True):
+        deferred.init("notes", prefer_psycopg3=preferred)
+        with using(deferred, [Document]):
+            seen.append(type(Document.data.db_value(b"x")).__module__.partition(".")[0])
+    assert seen == ["psycopg2", "psycopg"]
+
+
+class Placed(peewee.FieldDatabaseHook, peewee.TextField):  # type: ignore[misc]
+    """A user's own, which sets nothing where there is no database."""
+
+    def _db_hook(self, database: Any) -> None:
+        if database is not None:
+            self.place = database.database
+
+
+def test_a_proxy_is_given_to_the_field_as_the_database_behind_it(a: Any) -> None:
+    class Choosy(Placed):
+        def _db_hook(self, database: Any) -> None:
+            super()._db_hook(database if isinstance(database, peewee.SqliteDatabase) else None)
+
+    Document = documents(None, Choosy())
+    proxy = peewee.DatabaseProxy()
+    proxy.initialize(a)
+    with using(proxy, [Document]):
+        assert Document.data.place == a.database
+
+
+def test_a_field_is_told_of_a_database_once_and_not_at_each_use(a: Any) -> None:
+    told = []
+
+    class Noting(Placed):
+        def _db_hook(self, database: Any) -> None:
+            told.append(database)
+            super()._db_hook(database)
+
+    Document = documents(None, Noting())
+    with using(a, [Document]):
+        Document.data.place  # noqa: B018
+        before = len(told)
+        for _ in range(3):
+            Document.data.place  # noqa: B018
+    assert len(told) == before
+
+
+def test_fields_that_follow_have_one_class_however_often_they_are_switched(a: Any, b: Any) -> None:
+    class Local(Placed):
+        pass
+
+    kinds = set()
+    for Document in (documents(None, Local()), documents(a, Local())):
+        for database in (a, b, a):
+            with using(database, [Document]):
+                kinds.add(type(Document.data))
+    [kind] = kinds
+    assert (kind.__module__, kind.__qualname__) == (Local.__module__, Local.__qualname__)
+    assert "place" in dict(inspect.getmembers(kind))
+
+
+@pytest.mark.parametrize("own", [None, ScopedDatabase()])
+def test_a_field_that_heeds_databases_only_works_in_the_block(own: Any, a: Any, b: Any) -> None:
+    Document = documents(own, Placed())
+    ScopedDatabase().bind([Document]) if own else None
+    with using(a, [Document]):
+        assert Document.data.place == a.database
+        with using(b, [Document]):
+            assert Document.alias().data.place == b.database
+
+
+def test_a_field_that_heeds_databases_only_has_nothing_of_theirs_outside_the_block(a: Any) -> None:
+    Document = documents(None, Placed())
+    with using(a, [Document]):
+        pass
+    with pytest.raises(AttributeError, match="'Placed' object has no attribute 'place'"):
+        Document.data.place  # noqa: B018
+
+
+def test_a_field_whose_hook_takes_databases_only_works_in_the_block(own: Any, a: Any) -> None:
+    class Strict(Placed):
+        def _db_hook(self, database: Any) -> None:
+            self.place = database.database
+
+    class Document(own.Model):  # type: ignore[misc, name-defined]
+        data = Strict()
+
+    with using(a, [Document]):
+        assert Document.data.place == a.database
+    assert Document.data.place == own.database
 
 
 # What the database may be given as.

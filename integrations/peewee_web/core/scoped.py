@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 from peewee import Model, Proxy
 
 from .errors import ScopeError
-from .proxies import StandIn, follow
+from .fields import follow
+from .proxies import StandIn
 from .registry import DEFAULT, Databases
 from .scope import current_scope
 
@@ -72,7 +73,7 @@ class ScopedDatabase(StandIn):
             callback(obj)
 
     def attach_callback(self, callback: Callable[[Any], T]) -> Callable[[Any], T]:
-        follow(getattr(callback, "__self__", None))
+        follow(callback)
         self._callbacks.append(callback)
         return callback
 
@@ -103,4 +104,4 @@ def _follow_fields_of(models: list[Any], refs: bool, backrefs: bool) -> None:
         related = model._meta.model_graph(refs, backrefs) if refs or backrefs else [(None, model, None)]
         for _, each, _ in related:
             for hook in each._meta._db_hooks:
-                follow(getattr(hook, "__self__", None))
+                follow(hook)

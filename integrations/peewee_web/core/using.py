@@ -1,8 +1,7 @@
 """``using()``: models in another database for a block, in this context only.
 
-The first block that a model is in changes the classes of what Peewee keeps for it (metadata, schema manager, table,
-fields that depend on the kind of database) to subclasses whose attributes look for the block they are used in. A model
-that was never in one is not touched. Knows nothing of connections.
+What may be given for a database and for models, and when a block begins and ends: for a ``with``, a function, each step
+of a generator. How a model then comes to live there is ``switching.py``'s. Knows nothing of connections.
 """
 
 from __future__ import annotations
@@ -10,26 +9,15 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Generator, Iterable
-from contextvars import ContextVar
 from typing import Any, TypeVar
 
-from peewee import (
-    Database,
-    FieldDatabaseHook,
-    Metadata,
-    Model,
-    MySQLDatabase,
-    PostgresqlDatabase,
-    Proxy,
-    SchemaManager,
-    SqliteDatabase,
-    Table,
-)
+from peewee import Database, Model, MySQLDatabase, PostgresqlDatabase, Proxy, SqliteDatabase
 
 from .adopt import adopt
 from .registry import DEFAULT
 from .scope import current_scope
 from .scoped import ScopedDatabase
+from .switching import Block, entered, make_switching, own_database
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -82,16 +70,16 @@ class Using:
 
     def __enter__(self) -> Any:
         database, switched = self.resolve()
-        _blocks.set((*_blocks.get(), _Block(self, switched)))
+        entered.set((*entered.get(), Block(self, switched)))
         return database
 
     def __exit__(self, *exc_info: object) -> None:
         # Not Token.reset: a framework may run the two halves in different contexts, and a coroutine that was dropped
         # is closed amid the work of another, which may not be in this block.
-        blocks = _blocks.get()
+        blocks = entered.get()
         for place in reversed(range(len(blocks))):
             if blocks[place].holder is self:
-                _blocks.set(blocks[:place] + blocks[place + 1 :])
+                entered.set(blocks[:place] + blocks[place + 1 :])
                 break
 
     async def __aenter__(self) -> Any:
@@ -103,14 +91,15 @@ class Using:
     def resolve(self) -> tuple[Any, dict[Any, Any]]:
         """The database, and where each model that is to switch will live: there."""
         database = _named(self._database) if isinstance(self._database, str) else self._database
-        family = _family(_at_hand(database))
+        at_hand = _at_hand(database)
+        family = _family(at_hand)
         switched: dict[Any, Any] = {}
         related: list[Any] = list(self._models)
         while related:
             model = related.pop()
             if model not in switched:
                 _check(model, family)
-                _make_switching(model, database)
+                make_switching(model, at_hand)
                 switched[model] = database
                 related += model._meta.refs.values() if self._bind_refs else ()
                 related += model._meta.backrefs.values() if self._bind_backrefs else ()
@@ -168,17 +157,17 @@ class _Step:
     """Around each step of a generator: it goes on in its block, and in those within which it has yielded."""
 
     def __init__(self, using: Using) -> None:
-        self._blocks: tuple[_Block, ...] = (_Block(self, using.resolve()[1]),)
+        self._blocks: tuple[Block, ...] = (Block(self, using.resolve()[1]),)
 
     def __enter__(self) -> None:
-        _blocks.set(_blocks.get() + self._blocks)
+        entered.set(entered.get() + self._blocks)
 
     def __exit__(self, *exc_info: object) -> None:
-        blocks = _blocks.get()
+        blocks = entered.get()
         for place, block in enumerate(blocks):
             if block.holder is self:  # or as in Using.__exit__
                 self._blocks = blocks[place:]
-                _blocks.set(blocks[:place])
+                entered.set(blocks[:place])
                 break
 
 
@@ -223,13 +212,7 @@ def _at_hand(database: Any) -> Any:
 
 
 def _check(model: Any, family: str | None) -> None:
-    meta = model._meta
-    if hasattr(type(meta), "database") and not isinstance(meta, _SwitchingMetadata):
-        raise TypeError(
-            f"the {type(meta).__name__} of {model.__name__} switches databases itself: leave it out of "
-            "model_metadata_class, using() does without"
-        )
-    own = vars(meta)["database"]
+    own = own_database(model)
     # What a ScopedDatabase stands for may be of any kind; and asking for it might choose a request's database.
     while isinstance(own, Proxy) and not isinstance(own, ScopedDatabase):
         own = own.obj
@@ -247,144 +230,3 @@ def _family(database: Any) -> str | None:
 def _described(given: Any) -> str:
     """Without its repr, which may hold a password."""
     return given.__name__ if isinstance(given, type) else f"an object of {type(given).__name__}"
-
-
-# How a model follows.
-
-
-class _Block:
-    """One entry into a block: who has made it, and where models live in it. Contexts share it: it does not change."""
-
-    __slots__ = ("_attributes", "databases", "holder")
-
-    def __init__(self, holder: object, databases: dict[Any, Any]) -> None:
-        self.holder = holder
-        self.databases = databases
-        self._attributes: dict[tuple[Any, str], dict[str, Any]] = {}
-
-    def attributes_of(self, field: Any) -> dict[str, Any]:
-        """Those that *field* has in this block's database."""
-        key = field.model, field.name  # fields themselves compare as in SQL
-        if key not in self._attributes:
-            self._attributes[key] = vars(_told(type(field).__base__, field, self.databases[field.model]))
-        return self._attributes[key]
-
-
-# Those that this context is in, the innermost last.
-_blocks: ContextVar[tuple[_Block, ...]] = ContextVar("peewee_web.using", default=())
-
-
-def _block_of(model: Any) -> _Block | None:
-    for block in reversed(_blocks.get()):
-        if model in block.databases:
-            return block
-    return None
-
-
-class _Switching:
-    """An attribute that holds the database of a model: in a block that block's, else its own."""
-
-    def __init__(self, name: str, model: str = "model") -> None:
-        self._name, self._model = name, model
-
-    def __get__(self, each: Any, owner: type) -> Any:
-        model = getattr(each, self._model)
-        block = _block_of(model)
-        # Its own is in __dict__, where Peewee looks for what a subclass inherits, wherever that is declared.
-        return vars(each)[self._name] if block is None else block.databases[model]
-
-    def __set__(self, each: Any, database: Any) -> None:
-        """In a block for the rest of it, in this context: Peewee's ``bind_ctx`` sets back what it got here."""
-        model = getattr(each, self._model)
-        bound = _block_of(model)
-        if bound is None:
-            vars(each)[self._name] = database
-        else:
-            changed = _Block(bound.holder, {**bound.databases, model: database})
-            _blocks.set(tuple(changed if block is bound else block for block in _blocks.get()))
-
-
-class _SwitchingMetadata(Metadata):
-    database = _Switching("database")
-
-    def set_database(self, database: Any) -> None:
-        if _block_of(self.model) is None:
-            super().set_database(database)
-        else:
-            self.database = database
-
-    @property
-    def table(self) -> Table:
-        table = super().table
-        if type(table) is Table:  # a new one, which may have been made in a block
-            vars(table)["_database"] = vars(self)["database"]
-            table.__class__ = _SwitchingTable
-        return table
-
-    @table.deleter
-    def table(self) -> None:
-        self._table = None
-
-
-class _SwitchingSchemaManager(SchemaManager):
-    _database = _Switching("_database")
-
-
-class _SwitchingTable(Table):
-    _database = _Switching("_database", model="_model")
-
-
-class _Told:
-    """An attribute that the hook of a field sets to suit the database (Peewee's ``FieldDatabaseHook``)."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-
-    def __get__(self, field: Any, owner: type) -> Any:
-        block = _block_of(field.model)
-        try:
-            return (vars(field) if block is None else block.attributes_of(field))[self._name]
-        except KeyError:  # an alias then asks the field itself
-            raise AttributeError(self._name) from None
-
-    def __set__(self, field: Any, value: Any) -> None:
-        vars(field)[self._name] = value
-
-
-def _told(kind: Any, field: Any, database: Any) -> Any:
-    """A copy of *field*, of class *kind*, that was told that its model lives in *database*."""
-    copied = object.__new__(kind)
-    vars(copied).update(vars(field))
-    copied._db_hook(database)
-    return copied
-
-
-def _names_told(plain: type, field: Any, database: Any) -> frozenset[str]:
-    names = set()
-
-    def note(copied: Any, name: str, value: Any) -> None:
-        names.add(name)
-        vars(copied)[name] = value
-
-    _told(type(plain.__name__, (plain,), {"__setattr__": note}), field, database)
-    return frozenset(names)
-
-
-@functools.cache
-def _subclass(plain: Any, *first: type, told: frozenset[str] | None = None) -> Any:
-    namespace = {name: getattr(plain, name) for name in ("__module__", "__qualname__", "__doc__")}
-    if told is not None:
-        namespace |= {"_told": told, **{name: _Told(name) for name in told}}
-    return type(plain.__name__, (*first, plain), namespace)
-
-
-def _make_switching(model: Any, database: Any) -> None:
-    """Also by several threads at once: each makes the same changes, unless it finds them made."""
-    for switching, each in ((_SwitchingMetadata, model._meta), (_SwitchingSchemaManager, model._schema)):
-        plain: Any = type(each)
-        if not issubclass(plain, switching):
-            each.__class__ = _subclass(plain, switching)
-    for hook in model._meta._db_hooks:
-        field: Any = getattr(hook, "__self__", None)
-        if isinstance(field, FieldDatabaseHook) and not hasattr(plain := type(field), "_told"):
-            field.__class__ = _subclass(plain, told=_names_told(plain, field, database))
