@@ -16,7 +16,7 @@ import pytest
 import peewee_web
 from peewee_web import Databases, DatabaseUnavailable, PooledSqliteDatabase, PoolTimeout, ReplicatedDatabase
 from peewee_web.core.errors import ScopeError
-from peewee_web.core.members import Member
+from peewee_web.core.member import Member
 from peewee_web.core.scoped import ScopedDatabase
 from tests.core.working import in_thread, in_use
 
@@ -464,7 +464,7 @@ def test_a_transaction_goes_on_where_it_began_whatever_is_the_primary_by_then(se
     with servers.databases.scope():
         with servers.database.atomic():
             servers.Note.create(text="before")
-            members._promote(members.replicas[0], members.primary)
+            members.promote(members.replicas[0])
             servers.Note.create(text="after")
             assert servers.database.obj is servers.primary
         assert servers.database.obj is not servers.primary

@@ -8,6 +8,11 @@ import pytest
 from peewee_web.core.statements import Effects, effects_of
 
 REPEATABLE = [
+    "/* a hint */ SELECT 1",
+    "-- which page\nSELECT 1",
+    "WITH a AS (SELECT 1) SELECT REPLACE(name, 'a', 'b'), INSERT(name, 1, 1, 'c') FROM a",
+    'SELECT "t1"."into", `t1`.`update` FROM "t" AS "t1"',
+    'WITH a AS (SELECT "t"."create" FROM "t") SELECT 1',
     "SELECT 1",
     "  select * from note",
     "(SELECT 1) UNION (SELECT 2)",
@@ -52,6 +57,7 @@ LEAVES_STATE = [
     "USE other",
 ]
 LOCKS_OR_WRITES = [
+    "PRAGMA user_version = 7",
     "SELECT nextval('note_id_seq')",
     "SELECT pg_advisory_lock(1)",
     "SELECT pg_try_advisory_xact_lock (1)",
@@ -72,7 +78,6 @@ ANYTHING = [
     "DO $$ BEGIN END $$",
     "EXECUTE p",
     "LOAD DATA INFILE 'x' INTO TABLE note",
-    "/* a hint */ SELECT 1",
     "",
 ]
 NEEDS_STATE = [

@@ -164,15 +164,16 @@ def test_a_server_that_is_no_standby_is_left_out(make: Make, cluster: PostgresCl
 def test_a_pool_that_is_told_of_a_read_only_server_replaces_its_connections(
     make: Make, cluster: PostgresCluster
 ) -> None:
-    served = make()
-    standby = served.databases_made[1]
-    with served.databases.scope():
-        standby.execute_sql("SELECT 1")
+    database = make().connect(cluster.standbys[0])
+    with peewee_web.scope():
+        before = database.pool.checkout()
+        database.pool.checkin(before)
         with pytest.raises(peewee.PeeweeException, match="read-only"):
-            standby.execute_sql("INSERT INTO note (text) VALUES ('x')")
-        before = standby.connection()
-    with served.databases.scope():
-        assert standby.connection() is not before
+            database.execute_sql("INSERT INTO note (text) VALUES ('x')")
+        database.execute_sql("SELECT 1")
+        (lease,) = database.pool.ledger.everything()[1]
+        assert lease.connection is not before.connection
+    database.close_all()
 
 
 def test_the_statuses_tell_how_each_stands(make: Make, cluster: PostgresCluster) -> None:

@@ -14,11 +14,12 @@ from typing import NamedTuple
 
 _COOKIE = "peewee_position"
 _HEADER = "Peewee-Position"
-# Seconds since 1970, and a position. Commas no cookie may have (RFC 6265, 4.1.1), and slashes Python's are quoted for.
-_VALUE = re.compile(r"(\d{1,12})\.([0-9A-Za-z:_-]{0,200})")
+# Milliseconds since 1970, and a position. Commas no cookie may have (RFC 6265, 4.1.1), and for slashes Python's are
+# quoted.
+_VALUE = re.compile(r"(\d{1,15})\.([0-9A-Za-z:_-]{0,200})")
 _TO_COOKIE = str.maketrans(",/", "_:")
 _FROM_COOKIE = str.maketrans("_:", ",/")
-_NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9]+")
+_NOT_IN_NAMES = re.compile(r"[^a-z0-9]")
 
 
 class Bookmark(NamedTuple):
@@ -55,19 +56,24 @@ class Bookmarks:
         else:
             text = header(_named(_HEADER, name))
         match = None if text is None else _VALUE.fullmatch(text)
-        if match is None or abs(time.time() - int(match[1])) > self.seconds:
+        if match is None or abs(time.time() - int(match[1]) / 1000) > self.seconds:
             return None
         return match[2].translate(_FROM_COOKIE)
 
     def make(self, name: str, position: str) -> Bookmark:
-        value = f"{int(time.time())}.{position.translate(_TO_COOKIE)}"
+        value = f"{int(time.time() * 1000)}.{position.translate(_TO_COOKIE)}"
         if self._by_cookie:
             return Bookmark(_named(_COOKIE, name, "_"), value, math.ceil(self.seconds))
         return Bookmark(_named(_HEADER, name), value, None)
 
 
 def _named(what: str, name: str, separator: str = "-") -> str:
-    return f"{what}{separator}{_NOT_IN_NAMES.sub(separator, name)}"
+    """Of two names of databases no one makes the same: what a cookie, or a header, can't have in its is escaped."""
+
+    def escaped(match: re.Match[str]) -> str:
+        return "".join(f"{separator}{byte:02x}" for byte in match[0].encode())
+
+    return f"{what}{separator}{_NOT_IN_NAMES.sub(escaped, name)}"
 
 
 def _cookie(cookies: str | None, name: str) -> str | None:

@@ -35,6 +35,7 @@ class Connector:
         find_driver: Callable[[Any], Driver],
         clock: Callable[[], float],
         start: Callable[[Callable[[], None], float], None],
+        unreachable: Callable[[BaseException], object],
     ) -> None:
         self._ledger = ledger
         self._open = open_connection
@@ -44,8 +45,7 @@ class Connector:
         self._clock = clock
         self._start = start
         self._retired = False
-        #: Called after each attempt that did not reach the server, in its thread.
-        self.on_unreachable: Callable[[], object] | None = None
+        self._unreachable = unreachable
 
     def retire(self) -> None:
         """Begin no further attempt, and close what those under way open."""
@@ -114,11 +114,10 @@ class Connector:
             self.carry_out(self._ledger.refused(error, self._clock()))
             return
         known = self._ledger.outage is not None
+        self._unreachable(error)  # before those are told who don't wait: they may find another server by then
         self.carry_out(self._ledger.unreachable(error, self._clock()))
         log = logger.debug if known else logger.warning
         log("no connection to the database (%s); trying again until it is back", first_line(error))
-        if self.on_unreachable is not None:
-            self.on_unreachable()
 
     def wrap(self, connection: Any, origin: Origin, now: float) -> PooledConnection:
         """*connection* with what a pool knows of it. It is closed if that can't be found out."""

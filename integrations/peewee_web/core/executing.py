@@ -68,6 +68,8 @@ class Executing(ScopedConnections):
                 self._note_effects(state, sql, effects, journal)
                 raise failed.args[0] from None
             except Exception as error:
+                if effects.writes:  # what stands in its way was written by somebody, and is to be seen now
+                    state.note_write()
                 # It may have been carried out, or a part of it.
                 if effects.commits or isinstance(error, ConnectionLost):
                     self._note_effects(state, sql, effects, journal)
@@ -149,8 +151,9 @@ class Executing(ScopedConnections):
             return error
         state.lease.failed = True
         if is_read_only(error):
-            # A primary that is a standby now: a URL of several hosts, or a name that moves, leads to another.
             self.pool.renew()
+            if self.pool.renews and not state.lease.has_state and not is_in_transaction(state):
+                state.lease.broken = True  # the next statement is to have another
         if not is_lost_connection(error):
             return error
         self.pool.note_lost(state.lease)
@@ -275,6 +278,7 @@ def _note_commit(transaction: OpenTransaction | None, hooks: bool) -> None:
 
 def _note_use(state: ConnectionState, what: str) -> None:
     """The app has *what*, with which it may do anything past us."""
+    state.note_write()
     if state.lease is not None:
         state.lease.has_state = True
     journal = current_journal()

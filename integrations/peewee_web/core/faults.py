@@ -208,6 +208,16 @@ def is_read_only(error: BaseException) -> bool:
     return number == _MYSQL_READ_ONLY or (number == _MYSQL_FORBIDDEN_BY_OPTION and _has_words(error, _READ_ONLY_WORDS))
 
 
+def is_answer(error: BaseException) -> bool:
+    """Whether *error*, raised by a connection attempt, is what a server has said: there is one, and it runs."""
+    error = _drivers_own(error)
+    modules = _modules(error)
+    if modules & _POSTGRES:
+        return _POSTGRES_ANSWER.search(str(error)) is not None
+    number = _mysql_number(error)
+    return bool(modules & _MYSQL) and number is not None and not 2000 <= number < 3000  # those are the client's
+
+
 def mysql_number(error: BaseException) -> int | None:
     """The number that MySQL or MariaDB gave *error*, which is Peewee's exception or the driver's own."""
     return _mysql_number(_drivers_own(error))

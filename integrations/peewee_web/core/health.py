@@ -9,7 +9,7 @@ from typing import Any, overload
 
 from peewee import MySQLDatabase, PostgresqlDatabase, SqliteDatabase
 
-from .members import MemberStatus
+from .member import MemberStatus
 from .registry import DEFAULT, Databases
 from .replicas import ReplicatedDatabase
 from .scope import Scope

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from .holdings import Holdings
@@ -99,6 +99,8 @@ class Ledger(Holdings):
                 return Refusal(None)
             if self.outage is not None and not self._has_prospects(waiter, self.outage, now):
                 return Refusal(self.outage)
+            if self.options.fail_fast_after == 0:
+                waiter.patient = False
             self._waiters[waiter] = place
             if first:
                 self._waiters.move_to_end(waiter, last=False)
@@ -189,10 +191,17 @@ class Ledger(Holdings):
             self._call_off()
             return self._next(now)
 
-    def turn_away(self, error: BaseException) -> Next:
-        """Tell all who wait that they wait in vain."""
+    def turn_away(self, make_error: Callable[[], BaseException]) -> Next:
+        """Tell all who wait that they wait in vain: each is raised an error of his own."""
         with self._lock:
-            return Next(self._tell(list(self._waiters), error), 0, 0.0)
+            waiters = list(self._waiters)
+            for waiter in waiters:
+                self._tell([waiter], make_error())
+            return Next(waiters, 0, 0.0)
+
+    def is_full(self) -> bool:
+        """Whether a checkout would have to wait for somebody's connection."""
+        return not self._idle and self._size >= self.options.limit
 
     @property
     def in_use(self) -> int:

@@ -1,158 +1,28 @@
 """The servers that have the same data: which one is written to, and which of the others a read may be sent to.
 
-Looking at a server is a query on a connection of its own. It rides on reads: the first one that is sent to a replica
-looks at it, later ones have all replicas looked at in the background.
+Looking at a server is a query on a connection of its own. It rides on reads: a replica is looked at before its first
+read, and in the background when the last look is long ago.
 """
 
 from __future__ import annotations
 
-import itertools
 import logging
 import math
-import random
 import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Sequence
 from typing import Any
 
-from . import fork
-from .backoff import pause
-from .errors import DatabaseUnavailable
+from .errors import DatabaseUnavailable, PoolTimeout
+from .failover import Failover, Turn
 from .faults import first_line
-from .replication import Standing, replication_of
+from .member import FIRST_PAUSE, Choose, Member
+from .replication import Standing
 from .scope import Activation, Scope
 from .state import ConnectionState
+from .waiting import may_block_for
 
 logger = logging.getLogger("peewee_web")
-
-# Seconds until a server that failed is looked at again, the first time and at most.
-_FIRST_PAUSE = 0.5
-_LONGEST_PAUSE = 15.0
-
-
-@dataclass(frozen=True)
-class MemberStatus:
-    """One server, as `ReplicatedDatabase.check_connections` found it."""
-
-    name: str
-    """Its host and port, or its file."""
-    role: str
-    """What it is used as: ``"primary"`` or ``"replica"``."""
-    is_used: bool
-    reason: str | None
-    """Why it is not used."""
-    lag: float | None
-    """Seconds by which it is late, as far as it knows; infinite while it receives nothing."""
-    position: str | None
-    """Up to where it has replayed, in the server's own notation."""
-
-
-class Member:
-    """One server, through its pool, and what is known of it. Times are monotonic seconds."""
-
-    def __init__(self, database: Any, weight: int = 1) -> None:
-        self.database = database
-        self.weight = weight
-        self.replication = replication_of(database)
-        #: Why it is left out; None if it isn't.
-        self.reason: str | None = None
-        self.standing = Standing(None, None, None)
-        self.was_looked_at = False
-        #: No longer one of the servers. Who uses it now may go on.
-        self.is_removed = False
-        self._failures = 0
-        self._next_look = -math.inf
-
-    def __repr__(self) -> str:
-        return f"<{self.name}{'' if self.reason is None else f', left out: {self.reason}'}>"
-
-    @property
-    def name(self) -> str:
-        parameters = self.database.connect_params
-        host = parameters.get("host") or parameters.get("unix_socket")
-        if not host:
-            return str(self.database.database).rpartition("@")[2]  # a URL may stand there, with a password
-        return f"{host}:{parameters['port']}" if parameters.get("port") else str(host)
-
-    def is_due(self, now: float) -> bool:
-        return now >= self._next_look
-
-    def observe(self) -> Standing:
-        """Ask the server how it stands, on a connection of its own. Raises what the query raises."""
-        with Activation(None), Scope():
-            return self.observe_here()
-
-    def observe_here(self) -> Standing:
-        """The same on the connection of the current scope, which may have it already: it must not wait for another."""
-        self.standing = self.replication.standing(self.database)
-        return self.standing
-
-    def note(self, reason: str | None, now: float, look_every: float) -> None:
-        """Remember whether it is left out, and why."""
-        before, self.reason, first, self.was_looked_at = self.reason, reason, not self.was_looked_at, True
-        if reason is None:
-            self._failures = 0
-            self._next_look = now + look_every
-            if before is not None:
-                logger.warning("reads go to %s again", self.name)
-        else:
-            self._failures += 1
-            self._next_look = now + pause(_FIRST_PAUSE, _LONGEST_PAUSE, self._failures)
-            if before is None or first:
-                logger.warning("no reads go to %s: %s", self.name, reason)
-
-    def status(self, role: str) -> MemberStatus:
-        return MemberStatus(
-            self.name, role, self.reason is None, self.reason, self.standing.lag, self.standing.position
-        )
-
-
-# How one of several members is chosen.
-
-Choose = Callable[[Sequence[Member]], Member]
-
-
-def _round_robin() -> Choose:
-    turns = itertools.count()
-
-    def choose(members: Sequence[Member]) -> Member:
-        cycle = _cycle(tuple(members))
-        return cycle[next(turns) % len(cycle)]
-
-    return choose
-
-
-@lru_cache(maxsize=64)
-def _cycle(members: tuple[Member, ...]) -> tuple[Member, ...]:
-    """Each of *members* as often as its weight, spread as evenly as can be."""
-    places = [((turn + 0.5) / member.weight, n) for n, member in enumerate(members) for turn in range(member.weight)]
-    return tuple(members[n] for _, n in sorted(places))
-
-
-def _random() -> Choose:
-    return lambda members: random.choices(members, [member.weight for member in members])[0]
-
-
-def _least_used() -> Choose:
-    turns = itertools.count()
-
-    def choose(members: Sequence[Member]) -> Member:
-        first = next(turns) % len(members)  # whose turn it is among equals
-        return min(
-            (*members[first:], *members[:first]),
-            key=lambda member: float(member.database.pool.ledger.in_use / member.weight),
-        )
-
-    return choose
-
-
-CHOICES: dict[str, Callable[[], Choose]] = {
-    "round_robin": _round_robin,
-    "random": _random,
-    "least_used": _least_used,
-}
 
 
 class Members:
@@ -179,10 +49,9 @@ class Members:
         self._max_lag_bytes = max_lag_bytes
         self._look_every = look_every
         self._next_round = -math.inf
-        self._looking = _Turn()
+        self._looking = Turn()
         self._changes = threading.Lock()
-        self._options_of_primary = primary.database.pool.options
-        self._watch_primary()
+        self.failover = Failover(self)
         for replica in replicas:
             self.add(replica)
 
@@ -193,8 +62,10 @@ class Members:
     # Who they are.
 
     def add(self, member: Member) -> None:
-        # Another server can serve in its place: nobody need wait for this one to come back.
+        # Another server can serve in its place: nobody need wait for this one to come back. And what it refuses to
+        # write says nothing of its connections.
         pool = member.database.pool
+        pool.renews = False
         pool.configure(pool.options.but(fail_fast_after=0.0))
         with self._changes:
             self.replicas = (*self.replicas, member)
@@ -207,7 +78,22 @@ class Members:
                 raise ValueError(f"{database!r} is none of the replicas")
             member.is_removed = True
             self.replicas = tuple(other for other in self.replicas if other is not member)
+            self.former = tuple(other for other in self.former if other is not database)
         database.close_pool()  # what is in use is closed when it comes back
+
+    def promote(self, member: Member) -> None:
+        """*member*, a replica, is the primary from now on, and the primary a replica."""
+        before = self.primary
+        with self._changes:
+            former = (*(other for other in self.former if other is not before.database), before.database)
+            self.former = tuple(other for other in former if other is not member.database)
+            self.primary = member
+            self.replicas = (*(other for other in self.replicas if other is not member), before)
+        self.failover.took_place(member, before)
+        for replica in self.replicas:  # they may follow the old one still
+            replica.forget()
+        member.reason, member.was_standby, before.was_standby = None, False, False
+        before.note("it was the primary", time.monotonic(), self._look_every)
 
     # Reading.
 
@@ -217,34 +103,37 @@ class Members:
         It is the same one as long as it is well: who has seen something sees it again. Raises `DatabaseUnavailable`
         when there is none and the primary is not to serve reads.
         """
-        member: Member | None = state.reader
-        if member is not None and member.reason is None and not member.is_removed:
-            return member
         now = time.monotonic()
         if now >= self._next_round:
-            self._next_round = now + _FIRST_PAUSE
+            self._next_round = now + FIRST_PAUSE
             if any(member.was_looked_at and member.is_due(now) for member in self.replicas):
-                self._begin_round()
-        state.reader = chosen = self._chosen(now)
-        return chosen
+                self._look_in_background()
+        member: Member | None = state.reader
+        if member is None or member.reason is not None or member.is_removed:
+            member = state.reader = self._chosen()
+        return member
 
-    def _begin_round(self) -> None:
-        if self.primary.replication.network:
-            threading.Thread(target=self._look_at_those_due, name="peewee_web-replicas", daemon=True).start()
-        else:
-            self._look_at_those_due()
-
-    def _chosen(self, now: float) -> Member | None:
+    def _chosen(self) -> Member | None:
         candidates = [member for member in self.replicas if member.reason is None]
         while candidates:
             member = self._choose(candidates)
-            if member.was_looked_at or self.look(member, now):
+            if member.was_looked_at or self._look_first(member):
                 return member
             candidates.remove(member)
+        late = [member for member in self.replicas if member.is_late]
+        if late and self._primary_is_away():
+            return min(late, key=lambda member: member.standing.lag or 0.0)
         if not self._fallback and self.replicas:
-            error = DatabaseUnavailable(f"no replica can be read from ({', '.join(map(repr, self.replicas))})")
-            raise error
+            raise DatabaseUnavailable(f"no replica can be read from ({', '.join(map(repr, self.replicas))})")
         return None
+
+    def _look_first(self, member: Member) -> bool:
+        """Look at a replica that nobody has looked at. An event loop, or who meets another's look, uses another."""
+        if self.primary.replication.network and may_block_for() < math.inf:
+            self._look_in_background()
+            return False
+        with self._looking.take() as taken:
+            return taken and self.look(member)
 
     def has_reached(self, member: Member, position: str) -> bool:
         """Whether *member* has all that is up to *position*. Asks it, unless that is known."""
@@ -253,6 +142,8 @@ class Members:
             return True
         try:
             known = member.observe_here().position
+        except PoolTimeout:
+            return False
         except Exception as error:
             self.leave_out(member, error)
             return False
@@ -267,45 +158,59 @@ class Members:
 
     # Looking at the replicas.
 
-    def look(self, member: Member, now: float) -> bool:
+    def look(self, member: Member) -> bool:
         """Look at one replica. Returns whether reads may go there."""
-        reason: str | None
         try:
-            reason = self._objection(member, member.observe())
+            standing = member.observe()
+        except PoolTimeout:  # it is busy, which is no fault
+            member.put_off(time.monotonic() + self._look_every)
+            return member.reason is None
         except Exception as error:
-            reason = first_line(error)
-        member.note(reason, now, self._look_every)
-        return reason is None
+            self.leave_out(member, error)
+            return False
+        self.failover.learn(standing)
+        reason = self._objection(standing)
+        late = None if reason is not None else self._lateness(member, standing)
+        member.note(reason or late, time.monotonic(), self._look_every, is_late=late is not None)
+        return member.reason is None
+
+    def _look_in_background(self) -> None:
+        if self.primary.replication.network:
+            self.primary.database.pool.connector.start(self._look_at_those_due)
+        else:
+            self._look_at_those_due()
 
     def _look_at_those_due(self) -> None:
         with self._looking.take() as taken:
             if taken:
                 for member in self.replicas:
-                    now = time.monotonic()
-                    if member.is_due(now):
-                        self.look(member, now)
+                    if member.is_due(time.monotonic()):
+                        self.look(member)
 
     def look_at_all(self) -> None:
-        now = time.monotonic()
         for member in self.replicas:
-            self.look(member, now)
+            self.look(member)
 
-    def _objection(self, member: Member, standing: Standing) -> str | None:
-        """Why no read is to go to *member*, which stands so."""
+    def _objection(self, standing: Standing) -> str | None:
+        """Why no read is to go to a replica that stands so, however late it may be."""
         if standing.is_standby is False:
             return "it is not a standby"
-        if self._max_lag is not None and standing.lag is not None and standing.lag > self._max_lag:
-            return f"it is {standing.lag:.1f} s late" if math.isfinite(standing.lag) else "it receives nothing"
-        if self._max_lag_bytes is not None:
-            return self._objection_in_bytes(member, standing, self._max_lag_bytes)
+        timeline = self.failover.timeline
+        if timeline is not None and standing.timeline is not None and standing.timeline < timeline:
+            return "it does not follow the new primary yet"
         return None
 
-    def _objection_in_bytes(self, member: Member, standing: Standing, most: int) -> str | None:
+    def _lateness(self, member: Member, standing: Standing) -> str | None:
+        if self._max_lag is not None and standing.lag is not None and standing.lag > self._max_lag:
+            return f"it is {standing.lag:.1f} s late" if math.isfinite(standing.lag) else "it receives nothing"
+        if self._max_lag_bytes is None or standing.position is None or self._primary_is_away():
+            return None
         written = self.position_of_primary()
-        if written is None or standing.position is None:
-            return None  # a primary that can't be asked writes nothing either
-        late = member.replication.bytes_between(standing.position, written)
-        return None if late is None or late <= most else f"it is {late} bytes late"
+        late = None if written is None else member.replication.bytes_between(standing.position, written)
+        return None if late is None or late <= self._max_lag_bytes else f"it is {late} bytes late"
+
+    def _primary_is_away(self) -> bool:
+        return self.primary.database.pool.ledger.outage is not None
 
     def position_of_primary(self) -> str | None:
         """Up to where the primary has written; None if it can't tell, or can't be reached."""
@@ -320,74 +225,3 @@ class Members:
         except Exception as error:
             logger.debug("the primary does not tell its position: %s", error)
             return None
-
-    # Another primary.
-
-    def _watch_primary(self) -> None:
-        self.primary.database.pool.connector.on_unreachable = lambda: self.look_for_primary(is_reachable=False)
-
-    def look_for_primary(self, *, is_reachable: bool) -> None:
-        """Go on with the replica that has become the primary, if one has. *is_reachable*: the one of now answers."""
-        with self._looking.take() as taken:
-            if not taken:
-                return
-            primary = self.primary
-            if is_reachable and not self._is_standby_now(primary):
-                return
-            for member in self.replicas:
-                if self._is_primary_now(member):
-                    self._promote(member, primary)
-                    return
-
-    def _is_standby_now(self, member: Member) -> bool:
-        try:
-            return member.observe().is_standby is True
-        except Exception:
-            return True  # it can't be written to
-
-    def _is_primary_now(self, member: Member) -> bool:
-        try:
-            return member.observe().is_standby is False
-        except Exception:
-            return False
-
-    def _promote(self, member: Member, before: Member) -> None:
-        with self._changes:
-            others = tuple(other for other in self.replicas if other is not member)
-            former = (*self.former, before.database)
-            self.former = tuple(database for database in former if database is not member.database)
-            self.primary, self.replicas = member, (*others, before)
-        logger.warning("%s is the primary now, in place of %s", member.name, before.name)
-        member.reason = None
-        before.note("it was the primary", time.monotonic(), self._look_every)
-        pool, pool_before = member.database.pool, before.database.pool
-        pool_before.connector.on_unreachable = None
-        pool.configure(pool.options.but(fail_fast_after=self._options_of_primary.fail_fast_after))
-        self._watch_primary()
-        pool_before.turn_away(DatabaseUnavailable(f"{before.name} is no longer the primary"))
-        pool_before.configure(pool_before.options.but(fail_fast_after=0.0))
-
-
-class _Turn:
-    """For one thread at a time, and the others need not wait: what they would do is being done."""
-
-    def __init__(self) -> None:
-        self._lock, self._forks = threading.Lock(), fork.count
-
-    def take(self) -> _Taken:
-        if self._forks != fork.count:  # who has it may be a thread of the parent's
-            self._lock, self._forks = threading.Lock(), fork.count
-        return _Taken(self._lock)
-
-
-class _Taken:
-    def __init__(self, lock: threading.Lock) -> None:
-        self._lock = lock
-
-    def __enter__(self) -> bool:
-        self._is_taken = self._lock.acquire(blocking=False)
-        return self._is_taken
-
-    def __exit__(self, *exc_info: object) -> None:
-        if self._is_taken:
-            self._lock.release()

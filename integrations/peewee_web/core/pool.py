@@ -68,7 +68,12 @@ class Pool:
             find_driver=find_driver,
             clock=clock,
             start=start,
+            unreachable=lambda error: self.on_unreachable(error) if self.on_unreachable is not None else None,
         )
+        #: Called with what a connection attempt has failed with that may succeed later, in the attempt's thread.
+        self.on_unreachable: Callable[[BaseException], object] | None = None
+        #: Whether connections are replaced when the server says that it only reads (`renew`).
+        self.renews = True
         self._begin(PoolOptions() if options is None else options)
         self._own = fork.mark()
         fork.tell_children(self)
@@ -246,16 +251,19 @@ class Pool:
         self.close_idle()
 
     def renew(self) -> None:
-        """Replace the connections: idle ones now, those in use when they come back. At most once a second."""
+        """The server only reads: replace the connections, idle ones now, those in use when they come back.
+
+        (A URL of several hosts, or a name that moves, leads to another.) At most once a second.
+        """
         now = self.clock()
-        if now >= self._renew_at:
+        if self.renews and now >= self._renew_at:
             self._renew_at = now + _TEND_EVERY
             self.ledger.outdate()
             self.close_idle()
 
-    def turn_away(self, error: BaseException) -> None:
-        """Raise *error* from all checkouts that wait."""
-        self.connector.carry_out(self.ledger.turn_away(error))
+    def turn_away(self, make_error: Callable[[], BaseException]) -> None:
+        """Raise an error from all checkouts that wait."""
+        self.connector.carry_out(self.ledger.turn_away(make_error))
 
     def tend(self, now: float) -> None:
         """Close what has been idle for too long and report what has been out for too long, once a second at most.

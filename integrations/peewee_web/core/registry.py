@@ -17,7 +17,7 @@ from .databases import connect
 from .pooled import Pooling
 from .proxies import StandIn
 from .replicas import ReplicatedDatabase
-from .scope import History, Scope
+from .scope import History, Scope, current_scope
 
 DEFAULT = "default"
 # RFC 9110, 9.2.1. (TRACE is answered by servers.)
@@ -171,8 +171,10 @@ class Databases(Mapping[str, Any]):
         *databases* stand in it for those of their names: ``scope(default=tenant_db)``. Each is a Peewee database or the
         name of another one. In a *read_only* scope a statement that would write raises `ScopeError`.
         """
+        outer = current_scope()
         return Scope(
             self._selection(databases) if databases else self,
+            history=None if outer is None else outer.history,
             lazy=self.lazy if lazy is None else lazy,
             atomic=self.atomic if atomic is None else atomic,
             read_only=read_only,
@@ -211,8 +213,8 @@ class Databases(Mapping[str, Any]):
         history = History()
 
         def remember(name: str, database: Any) -> None:
-            if _is_replicated(database):
-                database.remember_from(header, name, history)
+            if _is_replicated(database) and database not in history.positions:
+                database.remember_from(header, self._bookmark_name(name, database), history)
 
         for name, database in self.replicated.items():
             remember(name, database)
@@ -234,9 +236,13 @@ class Databases(Mapping[str, Any]):
         if databases is None or databases.is_plain:
             return []
         with scope.activate():
-            replicated = databases.replicated.items()
-            bookmarks = [database.bookmark_after(name, scope.history) for name, database in replicated]
+            names = {database: self._bookmark_name(name, database) for name, database in databases.replicated.items()}
+            bookmarks = [database.bookmark_after(name, scope.history) for database, name in names.items()]
         return [bookmark for bookmark in bookmarks if bookmark is not None]
+
+    def _bookmark_name(self, name: str, database: ReplicatedDatabase) -> str:
+        """What *database*, which stands for *name*, is called in bookmarks: one name, whichever request it is for."""
+        return self.origin.name_of(database) or f"{name} {database.identity}"
 
     def excludes(self, *routes: str | None) -> bool:
         """Whether a request to any of *routes* (its path, the name of its route) goes without a scope."""

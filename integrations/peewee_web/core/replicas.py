@@ -7,7 +7,9 @@ told to bring along in ``bookmarks.py``.
 from __future__ import annotations
 
 import logging
+import math
 import time
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, TypeVar
 
@@ -17,13 +19,14 @@ from .adopt import adopt
 from .bookmarks import Bookmark, Bookmarks
 from .databases import connect
 from .drivers import Status
-from .errors import ConnectionLost, DatabaseUnavailable, NoConnection, PoolTimeout
-from .faults import is_conflict, is_read_only
-from .members import CHOICES, Member, Members, MemberStatus
+from .errors import ConnectionLost, DatabaseUnavailable, NoConnection, PoolTimeout, ScopeError
+from .faults import first_line, is_conflict, is_read_only
+from .member import CHOICES, Member, MemberStatus
+from .members import Members
 from .pooled import Pooling
 from .proxies import StandIn
 from .retry import READS_ONCE
-from .scope import History, current_scope
+from .scope import History, Scope, current_scope
 from .state import ConnectionState
 from .statements import effects_of
 from .transactions import status_of
@@ -43,7 +46,7 @@ class ReplicatedDatabase(StandIn):
 
     - *sticky_for* (10): for so many seconds after a request that wrote, the requests of its client read from a replica
       only if that has replayed the write, else from the primary. *sticky_by*: the client brings along a ``"cookie"``,
-      or the ``"header"`` ``Peewee-Position`` of the response. 0: each request for itself.
+      or the ``"header"`` ``Peewee-Position-<name>`` of the response. 0: each request for itself.
     - *max_lag* (30) seconds and *max_lag_bytes* (none): how late a replica may be.
     - *fallback* (True): with no replica left the primary reads; else `DatabaseUnavailable` is raised.
     - *look_every* (5): seconds between two looks at a replica that is well. One that fails, lags or is no standby any
@@ -53,10 +56,12 @@ class ReplicatedDatabase(StandIn):
     with. Thread-safe, and safe across coroutines. Raises `TypeError` or `ValueError` for what can't be such a database.
     """
 
-    __slots__ = ("_bookmarks", "_members")
+    __slots__ = ("_bookmarks", "_members", "identity")
 
     _bookmarks: Bookmarks
     _members: Members
+    #: What tells it from others that have no name, whichever server is its primary.
+    identity: str
 
     def __init__(
         self,
@@ -86,7 +91,9 @@ class ReplicatedDatabase(StandIn):
             look_every=look_every,
         )
         bookmarks = Bookmarks(sticky_for, sticky_by)
-        for slot, value in (("_members", members), ("_bookmarks", bookmarks), ("_callbacks", [])):
+        identity = f"{zlib.crc32(f'{first.name}/{first.database.database}'.encode()):08x}"
+        slots = {"_members": members, "_bookmarks": bookmarks, "_callbacks": [], "identity": identity}
+        for slot, value in slots.items():
             object.__setattr__(self, slot, value)
 
     def __repr__(self) -> str:
@@ -96,12 +103,12 @@ class ReplicatedDatabase(StandIn):
 
     @property
     def obj(self) -> Any:
-        """The primary; within a transaction that began on an earlier one, that."""
+        """The primary; amid what began on an earlier one, and only that can go on with, that one."""
+        primary = self._members.primary.database  # before the former ones, of which it may be one by the next line
         for database in self._members.former:
-            state = database._state.find()
-            if state.transactions or state.open_transaction is not None:
+            if _is_engaged(database._state.find()):
                 return database
-        return self._members.primary.database
+        return primary
 
     def initialize(self, obj: Any) -> None:
         raise TypeError("a ReplicatedDatabase has its databases from the start")
@@ -112,25 +119,35 @@ class ReplicatedDatabase(StandIn):
 
     # Statements.
 
-    def execute(self, query: Any, **context_options: Any) -> Any:
+    def execute(self, query: Any, **options: Any) -> Any:
         """As Peewee's."""
         if not isinstance(query, SelectBase):
-            return self._on_primary(lambda primary: primary.execute(query, **context_options))
+            return self._on_primary(lambda database: database.execute(query, **options))
         primary = self.obj
-        sql, params = primary.get_sql_context(**context_options).sql(query).query()
-        if effects_of(sql).is_repeatable:
-            member = self._reader(primary)
-            if member is not None:
-                return self._read(member, sql, params)
-        return self.execute_sql(sql, params)
+        sql, params = primary.get_sql_context(**options).sql(query).query()
+        member = self._reader(primary) if effects_of(sql).is_repeatable else None
+        if type(primary).execute is Database.execute:
+            return self._read(member, lambda database: database.execute_sql(sql, params))
+        return self._read(member, lambda database: database.execute(query, **options))  # such as server-side cursors
 
-    def execute_sql(self, sql: Any, params: Any = None) -> Any:
+    def execute_sql(self, sql: Any, params: Any = None, **options: Any) -> Any:
         """As Peewee's, on the primary."""
-        return self._on_primary(lambda primary: primary.execute_sql(sql, params))
+        return self._on_primary(lambda database: database.execute_sql(sql, params, **options))
 
     def begin(self, *args: Any, **options: Any) -> None:
         """As Peewee's, on the primary."""
-        self._on_primary(lambda primary: primary.begin(*args, **options))
+        self._on_primary(lambda database: database.begin(*args, **options))
+
+    # These open the connection of an atomic scope.
+
+    def transaction_depth(self) -> int:
+        return self._on_primary(lambda database: int(database.transaction_depth()))
+
+    def top_transaction(self) -> Any:
+        return self._on_primary(lambda database: database.top_transaction())
+
+    def connect(self, reuse_if_open: bool = False) -> bool:
+        return self._on_primary(lambda database: bool(database.connect(reuse_if_open=reuse_if_open)))
 
     def _on_primary(self, run: Callable[[Any], T]) -> T:
         """What *run* returns, given the primary: another one, if it turns out that this was never carried out."""
@@ -138,39 +155,53 @@ class ReplicatedDatabase(StandIn):
         try:
             return run(primary)
         except PeeweeException as error:
-            if not self._may_go_elsewhere(primary, error) or self.obj is primary:
+            other = self._primary_instead_of(primary, error)
+            if other is None:
                 raise
-            logger.warning("a statement goes to the new primary")
-        return run(self.obj)
+        logger.warning("a statement goes to the new primary")
+        return run(other)
 
-    def _may_go_elsewhere(self, primary: Any, error: PeeweeException) -> bool:
-        state = primary._state.find()
-        if state.transactions or state.open_transaction is not None:
-            return False
+    def _primary_instead_of(self, primary: Any, error: PeeweeException) -> Any:
+        """Where what has failed with *error* on *primary* can be run, as it had no effect; or None."""
+        members = self._members
+        engaged = _is_engaged(primary._state.find())
         if is_read_only(error):
-            self._members.look_for_primary(is_reachable=True)
-            return True
-        return isinstance(error, DatabaseUnavailable) and not isinstance(error, ConnectionLost)
+            members.failover.look(is_reachable=True, patience=math.inf)
+        elif not isinstance(error, DatabaseUnavailable) or isinstance(error, ConnectionLost):
+            return None
+        if members.primary.database is primary:
+            return None
+        if not engaged:
+            return members.primary.database
+        if is_read_only(error):
+            raise DatabaseUnavailable(f"the primary has become a standby: {first_line(error)}") from error
+        return None
 
     def _reader(self, primary: Any) -> Member | None:
         """The replica that a read of the current scope, or thread, is to be sent to. None: the primary."""
-        members = self._members
         state: ConnectionState = primary._state.find()
-        if state.transactions or state.open_transaction is not None:
+        if _is_engaged(state):
             return None
-        if state.lease is not None and (state.lease.has_state or status_of(state) is not Status.IDLE):
-            return None  # the session has something that the statement may rely on
         scope = current_scope()
         if scope is None:
-            return None if state.written else members.reader(state)
+            member = None if state.written else self._members.reader(state)
+        else:
+            member = self._reader_in(scope, primary, state)
+        if member is None or state.lease is None:
+            return member
+        # Who holds a connection waits for no other: whoever has that may wait for this one.
+        full = member.database.pool.ledger.is_full() and member.database.is_closed()
+        return None if full else member
+
+    def _reader_in(self, scope: Scope, primary: Any, state: ConnectionState) -> Member | None:
         history = scope.history
-        if history.written and not history.written.isdisjoint((primary, *members.former)):
+        if history.written and not history.written.isdisjoint((primary, *self._members.former)):
             return None
         if scope.is_atomic_for(primary) and not scope.read_only:
             return None
         if self in history.positions:
             return self._reader_that_has(history, state)
-        return members.reader(state)
+        return self._members.reader(state)
 
     def _reader_that_has(self, history: History, state: ConnectionState) -> Member | None:
         """A replica that has what the client has written before."""
@@ -181,31 +212,42 @@ class ReplicatedDatabase(StandIn):
         history.positions[self] = ""  # what is read from the primary once is read from there by the rest of the scope
         return None
 
-    def _read(self, member: Member, sql: str, params: Any) -> Any:
-        begun = time.monotonic()
-        try:
-            return member.database.execute_sql(sql, params)
-        except PeeweeException as error:
-            if not self._may_read_elsewhere(member, error, time.monotonic() - begun):
-                raise
-        primary = self.obj
-        other = self._reader(primary)
-        if other is None or other is member:
-            return self.execute_sql(sql, params)
-        return self._read(other, sql, params)
+    def _read(self, member: Member | None, run: Callable[[Any], T]) -> T:
+        """What *run* returns, given the replica *member*, another in place of one that fails, or the primary."""
+        while member is not None:
+            begun = time.monotonic()
+            try:
+                if self._has_connection(member):
+                    return run(member.database)
+            except PeeweeException as error:
+                # What a standby replays may cancel what it reads (PostgreSQL's manual, 26.4.2); and it refuses a
+                # function that writes. The primary does neither.
+                if is_conflict(error) or is_read_only(error):
+                    break
+                if not _is_its_fault(error, time.monotonic() - begun):
+                    raise
+                self._members.leave_out(member, error)
+            failed, member = member, self._reader(self.obj)
+            if member is failed:
+                break
+        return self._on_primary(run)
 
-    def _may_read_elsewhere(self, member: Member, error: PeeweeException, seconds: float) -> bool:
-        if isinstance(error, NoConnection) or member.database.is_closed():  # also what refuses this client
-            # One that is only busy stays in use. What has taken long may have met a limit, and would again.
-            if isinstance(error, PoolTimeout) or (isinstance(error, ConnectionLost) and seconds > READS_ONCE.longest):
-                return False
+    def _has_connection(self, member: Member) -> bool:
+        """Have a connection to *member*, if it is to be had. Of one that refuses this client others know more."""
+        database = member.database
+        state: ConnectionState = database._state.find()
+        if not state.closed or state.ended or not (state.scoped or database.autoconnect):
+            return True  # or the statement says why not
+        try:
+            if state.scoped:
+                database.ensure_open()
+            else:
+                database.connect(reuse_if_open=True)
+        except (NoConnection, ScopeError):
+            raise
+        except PeeweeException as error:
             self._members.leave_out(member, error)
-            return True
-        # PostgreSQL's manual, 26.4.2: what a standby replays may cancel what it reads. A primary has no such conflict.
-        if not is_conflict(error):
             return False
-        state: ConnectionState = self.obj._state.find()
-        state.reader = None
         return True
 
     # The servers.
@@ -219,7 +261,7 @@ class ReplicatedDatabase(StandIn):
         """The primary's database. Looks for another one if it is known to be away."""
         members = self._members
         if members.primary.database.pool.ledger.outage is not None:
-            members.look_for_primary(is_reachable=False)
+            members.failover.look(is_reachable=False)
         return self.obj
 
     def get_read(self) -> Any:
@@ -304,6 +346,21 @@ class ReplicatedDatabase(StandIn):
     def dispose(self) -> None:
         for database in self.members:
             database.dispose()
+
+
+def _is_engaged(state: ConnectionState) -> bool:
+    """Whether something is under way in *state* that only its own connection can go on with."""
+    if state.transactions or state.open_transaction is not None or state.commit_callbacks:
+        return True
+    return state.lease is not None and (state.lease.has_state or status_of(state) is not Status.IDLE)
+
+
+def _is_its_fault(error: PeeweeException, seconds: float) -> bool:
+    """Whether *error*, of a read that was under way for *seconds*, says that the server had better be left out."""
+    if isinstance(error, PoolTimeout):  # it is only busy
+        return False
+    # What has taken long may have met a time limit, and would meet that elsewhere.
+    return isinstance(error, NoConnection) and not (isinstance(error, ConnectionLost) and seconds > READS_ONCE.longest)
 
 
 def _replica(replica: Any, primary: Member) -> Member:

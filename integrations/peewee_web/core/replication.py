@@ -23,6 +23,13 @@ class Standing(NamedTuple):
     """Up to where it has replayed what the primary has written."""
     lag: float | None
     """Seconds by which it is late, as far as it knows itself; infinite while it receives nothing. None: not told."""
+    system: str | None = None
+    """Which cluster it is of: copies of one have this in common."""
+    timeline: int | None = None
+    """How many promotions its data has seen."""
+
+
+UNKNOWN = Standing(None, None, None)
 
 
 class Replication:
@@ -62,18 +69,26 @@ class _Postgres(Replication):
 
     # PostgreSQL's manual, 9.28.4. A standby that has replayed all it has received is not late, however long ago the
     # primary has written something; if it receives nothing, it may be as late as that. (After a restart what it has
-    # received seems to be less than what it has replayed. That there is a receiver, any user may know.)
+    # received seems to be less than what it has replayed. That there is a receiver, any user may know; what it has
+    # received, those with pg_monitor. To others a standby's timeline shows with its next restart point.)
     _STANDING = """
         SELECT pg_is_in_recovery(), pg_last_wal_replay_lsn()::text, CASE
             WHEN pg_last_wal_receive_lsn() <= pg_last_wal_replay_lsn()
                 AND EXISTS (SELECT FROM pg_stat_wal_receiver) THEN 0
             ELSE EXTRACT(EPOCH FROM clock_timestamp() - pg_last_xact_replay_timestamp())
+        END, (SELECT system_identifier FROM pg_control_system())::text, CASE
+            WHEN pg_is_in_recovery() THEN GREATEST(
+                (SELECT timeline_id FROM pg_control_checkpoint()),
+                (SELECT min_recovery_end_timeline FROM pg_control_recovery()),
+                (SELECT received_tli FROM pg_stat_wal_receiver))
+            ELSE ('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::int
         END"""
     _LSN = re.compile(r"([0-9A-F]{1,8})/([0-9A-F]{1,8})")
 
     def standing(self, database: Any) -> Standing:
-        is_standby, position, lag = database.execute_sql(self._STANDING).fetchone()
-        return Standing(is_standby, position, math.inf if lag is None else max(0.0, float(lag)))
+        is_standby, position, lag, system, timeline = database.execute_sql(self._STANDING).fetchone()
+        lag = math.inf if lag is None else max(0.0, float(lag))
+        return Standing(is_standby, position, lag, system, timeline)
 
     def written(self, database: Any) -> str | None:
         # Not pg_current_wal_lsn(), which with synchronous_commit=off may be before what is committed.

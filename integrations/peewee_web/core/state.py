@@ -126,6 +126,8 @@ class ConnectionState:
     def reset(self) -> None:
         self.part()
         self.lost = self.written = False
+        if not self.scoped:
+            self.reader = None
         self.ctx, self.transactions, self.commit_callbacks = [], [], []
 
     def hold(self, lease: Lease) -> None:

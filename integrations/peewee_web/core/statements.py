@@ -61,7 +61,14 @@ _MORE_THAN_READING = re.compile(
         |pg_replication_\w+|lo_\w+|lowrite|dblink\w*|get_lock|release_lock|release_all_locks)\s*\(""",
     re.IGNORECASE | re.VERBOSE,
 )
-_WRITES_INSIDE = re.compile(r"\b(?:INSERT|UPDATE|DELETE|MERGE|REPLACE|ANALY[SZ]E|CREATE)\b", re.IGNORECASE)
+# (Followed by a parenthesis the first two are functions.)
+_WRITES_INSIDE = re.compile(
+    r"\b(?:(?:INSERT|REPLACE)\b(?!\s*\()|(?:UPDATE|DELETE|MERGE|ANALY[SZ]E|CREATE)\b)", re.IGNORECASE
+)
+# Comments (but for MySQL's that are executed) and quoted names say nothing.
+_COMMENT = re.compile(r"--[^\n]*|/\*(?!!).*?\*/", re.DOTALL)
+_QUOTED_NAME = re.compile(r'"\w*"|`\w*`')
+_PRAGMA_SETS = re.compile(r"\s*PRAGMA\s+[\w.]+\s*=", re.IGNORECASE)
 _OF_THE_SESSION = re.compile(
     r"""\b(?:last_insert_id|found_rows|row_count|lastval|currval|current_setting|pg_my_temp_schema)\s*\(
     | (?<!@)@\w | @@(?:session\b|identity\b|last_insert_id\b|error_count\b|warning_count\b) | \bpg_temp\b
@@ -82,6 +89,9 @@ def effects_of(sql: object) -> Effects:
 
 
 def _effects_of(sql: str) -> Effects:
+    if "'" not in sql:  # else what looks like a comment may stand in a text
+        sql = _COMMENT.sub(" ", sql)
+    sql = _QUOTED_NAME.sub("x", sql)
     effects = _of_the_first_word(sql)
     if _SECOND_STATEMENT.search(sql):
         return _ANYTHING
@@ -101,6 +111,8 @@ def _of_the_first_word(sql: str) -> Effects:
         return _COMMITS
     if (word, second) == ("PREPARE", "TRANSACTION"):
         return _COMMITS
+    if _PRAGMA_SETS.match(sql):
+        return _LOCKS_OR_WRITES
     if word in _STATE_LEAVERS or _TEMPORARY.match(sql):
         return _LEAVES_STATE
     return _DEFINES if word in _DEFINERS else _ANYTHING
