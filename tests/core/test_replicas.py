@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +15,14 @@ import peewee
 import pytest
 
 import peewee_web
-from peewee_web import Databases, DatabaseUnavailable, PooledSqliteDatabase, PoolTimeout, ReplicatedDatabase
+from peewee_web import (
+    Databases,
+    DatabaseUnavailable,
+    PooledSqliteDatabase,
+    PoolTimeout,
+    ReplicatedDatabase,
+    ScopeClosed,
+)
 from peewee_web.core.errors import ScopeError
 from peewee_web.core.member import Member
 from peewee_web.core.scoped import ScopedDatabase
@@ -402,6 +410,138 @@ def test_the_last_replica_may_be_removed(servers: Servers) -> None:
     assert servers.asked_in_scopes(2) == ["primary"] * 2
 
 
+# What is seen of what was written.
+
+
+def test_a_write_that_failed_counts_as_one(servers: Servers) -> None:
+    """What stands in its way is on the primary, and need not be on the replica yet."""
+    servers.primary.execute_sql("CREATE UNIQUE INDEX note_text ON note (text)")
+    servers.primary.close()
+    with servers.databases.scope():
+        note, made = servers.Note.get_or_create(text="primary")
+    assert (note.text, made) == ("primary", False)
+
+
+def test_a_write_with_the_drivers_own_cursor_counts_when_its_connection_is_back(servers: Servers) -> None:
+    with servers.databases.scope():
+        servers.database.cursor().execute("INSERT INTO note (text) VALUES ('new')")
+        servers.database.close()
+        assert servers.asked() == "primary"
+
+
+@pytest.mark.parametrize("writer", ["outer", "inner"])
+def test_scopes_of_the_same_databases_within_each_other_know_of_each_others_writes(
+    servers: Servers, writer: str
+) -> None:
+    with servers.databases.scope():
+        if writer == "outer":
+            servers.Note.create(text="new")
+        with servers.databases.scope():
+            if writer == "inner":
+                servers.Note.create(text="new")
+            assert servers.asked() == "primary"
+        assert servers.asked() == "primary"
+
+
+def test_a_thread_without_a_scope_chooses_anew_when_it_has_closed(servers: Servers) -> None:
+    asked = []
+    for _ in range(4):
+        asked.append(servers.asked())
+        servers.database.close()
+    assert Counter(asked) == {"one": 2, "two": 2}
+
+
+def test_a_thread_that_has_connected_by_hand_reads_from_replicas_as_well(servers: Servers) -> None:
+    for database in servers.database.members:
+        database.autoconnect = False
+    servers.database.connect()
+    assert servers.asked() != "primary"
+    servers.database.close()
+    with pytest.raises(peewee.InterfaceError, match="not opened"):
+        servers.asked()
+
+
+# What is nobody's fault.
+
+
+def test_code_that_outlives_its_scope_takes_no_replica_out(servers: Servers) -> None:
+    servers.asked_in_scopes(2)
+    scope = servers.databases.scope()
+    with scope:
+        servers.asked()
+    with scope.activate(), pytest.raises(ScopeClosed):
+        servers.asked()
+    assert set(servers.asked_in_scopes(2)) == {"one", "two"}
+
+
+def test_a_replica_that_is_too_busy_to_be_looked_at_stays(make: Callable[..., Servers]) -> None:
+    servers = make()
+    servers.asked_in_scopes(2)
+    lent = [servers.one.pool.checkout() for _ in range(3)]
+    assert [status.is_used for status in servers.database.check_connections()] == [True, True, True]
+    for lease in lent:
+        servers.one.pool.checkin(lease)
+
+
+def test_who_holds_a_connection_of_the_primary_waits_for_none_of_a_replica(servers: Servers) -> None:
+    """Who has that may be waiting for this one."""
+    servers.asked_in_scopes(2)
+    pools = [(database.pool, database.pool.checkout()) for database in (servers.one, servers.two) for _ in range(3)]
+    with servers.databases.scope():
+        servers.database.execute_sql("SELECT 1")
+        assert servers.asked() == "primary"
+    for pool, lease in pools:
+        pool.checkin(lease)
+
+
+def test_a_read_that_loses_against_others_on_a_replica_is_run_on_the_primary_once(
+    servers: Servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+
+    def cancelled(self: Any, sql: str, params: Any = None) -> Any:
+        asked.append(self)
+        if self is servers.primary:
+            return PooledSqliteDatabase._execute_cursor(self, sql, params)
+        raise peewee.OperationalError("database is locked") from sqlite3.OperationalError("database is locked")
+
+    servers.asked_in_scopes(2)
+    with servers.databases.scope(), monkeypatch.context() as patched:
+        patched.setattr(PooledSqliteDatabase, "execute_sql", cancelled)
+        assert servers.asked() == "primary"
+    assert len(asked) == 2
+
+
+# Another primary.
+
+
+def test_hooks_after_the_commit_run_though_another_is_the_primary_by_then(servers: Servers) -> None:
+    members, ran = servers.database._members, []
+    with servers.databases.scope(), servers.database.atomic():
+        servers.Note.create(text="new")
+        servers.database.after_commit(lambda: ran.append(1))
+        members.promote(members.replicas[0])
+    assert ran == [1]
+
+
+def test_a_transaction_begun_in_sql_goes_on_where_it_began(servers: Servers) -> None:
+    members = servers.database._members
+    with servers.databases.scope():
+        servers.database.execute_sql("BEGIN")
+        servers.Note.create(text="debit")
+        members.promote(members.replicas[0])
+        servers.Note.create(text="credit")
+        servers.database.execute_sql("COMMIT")
+    assert servers.primary.execute_sql("SELECT COUNT(*) FROM note").fetchone() == (3,)
+
+
+def test_a_server_that_left_is_remembered_no_longer(servers: Servers) -> None:
+    members = servers.database._members
+    members.promote(members.replicas[0])
+    servers.database.remove_replica(servers.primary)
+    assert members.former == ()
+
+
 # As a database.
 
 
@@ -469,6 +609,11 @@ def test_a_transaction_goes_on_where_it_began_whatever_is_the_primary_by_then(se
             assert servers.database.obj is servers.primary
         assert servers.database.obj is not servers.primary
     assert servers.primary.execute_sql("SELECT COUNT(*) FROM note").fetchone() == (3,)
+
+
+@pytest.mark.parametrize("name", ["host=db1 password=geheim dbname=y", "postgresql://db1/y?user=u&password=geheim"])
+def test_a_connection_string_is_not_repeated(name: str) -> None:
+    assert Member(peewee_web.PooledPostgresqlDatabase(name)).name == "a PostgreSQL server"
 
 
 def test_no_password_is_in_what_it_tells() -> None:

@@ -68,25 +68,27 @@ class Failover:
 
     def _primary_is_unreachable(self, error: BaseException) -> None:
         if not is_answer(error):  # one that has too many connections, or is starting, is still the primary
-            self.look(is_reachable=False)
+            self.look()
+
+    def look_if_away(self) -> None:
+        """`look` if the primary could not be reached when it was last tried."""
+        outage = self._members.primary.database.pool.ledger.outage
+        if outage is not None and outage.error is not None:
+            self._primary_is_unreachable(outage.error)
 
     def learn(self, standing: Standing) -> None:
         """From a standby, of what cluster all are."""
         if standing.is_standby:
             self._system = self._system or standing.system
 
-    def look(self, *, is_reachable: bool, patience: float = 0.0) -> None:
-        """Go on with a replica that has become the primary, if one has.
+    def look(self, patience: float = 0.0) -> None:
+        """Go on with a replica that has become the primary, if one has. The one of now is not asked.
 
-        *is_reachable*: the one of now answers, and has refused to write. *patience*: for so many seconds another
-        thread's look is waited for.
+        (Whoever calls this may hold all of its connections.) Another thread's look is waited for *patience* seconds.
         """
         before = self._members.primary
         with self._turn.take(min(patience, _PATIENCE, may_block_for())) as taken:
-            primary = self._members.primary
-            if not taken or primary is not before:
-                return
-            if is_reachable and not self._is_standby(primary):
+            if not taken or self._members.primary is not before:
                 return
             now = time.monotonic()
             # Those that are known to fail last, and not each time.
@@ -96,14 +98,6 @@ class Failover:
                 if self._is_primary(member, now):
                     self._members.promote(member)
                     return
-
-    def _is_standby(self, primary: Member) -> bool:
-        try:
-            standing = primary.observe()
-        except Exception:
-            return True  # it can't be written to
-        self.learn(standing)
-        return standing.is_standby is True
 
     def _is_primary(self, member: Member, now: float) -> bool:
         """Whether *member* is what the primary's data goes on as: not just any server that accepts writes."""

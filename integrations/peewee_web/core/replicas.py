@@ -166,7 +166,7 @@ class ReplicatedDatabase(StandIn):
         members = self._members
         engaged = _is_engaged(primary._state.find())
         if is_read_only(error):
-            members.failover.look(is_reachable=True, patience=math.inf)
+            members.failover.look(patience=math.inf)
         elif not isinstance(error, DatabaseUnavailable) or isinstance(error, ConnectionLost):
             return None
         if members.primary.database is primary:
@@ -236,8 +236,10 @@ class ReplicatedDatabase(StandIn):
         """Have a connection to *member*, if it is to be had. Of one that refuses this client others know more."""
         database = member.database
         state: ConnectionState = database._state.find()
-        if not state.closed or state.ended or not (state.scoped or database.autoconnect):
+        if not state.closed or state.ended:
             return True  # or the statement says why not
+        if not state.scoped and not database.autoconnect and self.obj.is_closed():
+            return True
         try:
             if state.scoped:
                 database.ensure_open()
@@ -259,9 +261,7 @@ class ReplicatedDatabase(StandIn):
 
     def get_write(self) -> Any:
         """The primary's database. Looks for another one if it is known to be away."""
-        members = self._members
-        if members.primary.database.pool.ledger.outage is not None:
-            members.failover.look(is_reachable=False)
+        self._members.failover.look_if_away()
         return self.obj
 
     def get_read(self) -> Any:
