@@ -1,8 +1,8 @@
 """What routing costs: a query through a ``ReplicatedDatabase`` beside the same through the pooled database itself.
 
 ``python -m benchmarks.replicas`` (``make bench BENCH=replicas``). SQLite in memory, one row by its key, so that little
-but the library is measured; interleaved rounds in one process, a scope for each *queries* queries. Prints a table and
-writes ``replicas.json`` into ``benchmarks/results/``.
+but the library is measured; short interleaved rounds in one process, so that what slows the machine slows all. Prints a
+table and writes ``replicas.json`` into ``benchmarks/results/``.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def measure(rounds: int, queries: int, noise: Noise) -> dict[str, dict[str, Seri
     measured = contenders()
     taken = {name: {"query": Series(), "scope": Series()} for name in measured}
     for number in range(rounds):
-        if number % 20 == 0:
+        if number % 400 == 0:
             progress(f"round {number + 1} of {rounds}")
             noise.tick()
         for name, (databases, query) in measured.items():
@@ -92,7 +92,7 @@ def main(arguments: list[str] | None = None, results: Path = RESULTS) -> None:
     parser.add_argument("--quick", action="store_true", help="a second, to see that it runs")
     options = parser.parse_args(arguments)
     noise = Noise()
-    taken = measure(10 if options.quick else 200, 40 if options.quick else 200, noise)
+    taken = measure(20 if options.quick else 4000, 20, noise)
     plain = taken[_PLAIN]
 
     def more(name: str, what: str) -> float:

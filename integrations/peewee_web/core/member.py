@@ -59,8 +59,6 @@ class Member:
         self.was_looked_at = False
         #: Whether it was seen as a standby since it last was the primary.
         self.was_standby = False
-        #: No longer one of the servers. Who uses it now may go on.
-        self.is_removed = False
         self._failures = 0
         self._next_look = -math.inf
 

@@ -76,7 +76,7 @@ class Members:
             member = next((member for member in self.replicas if member.database is database), None)
             if member is None:
                 raise ValueError(f"{database!r} is none of the replicas")
-            member.is_removed = True
+            member.reason = "it was removed"
             self.replicas = tuple(other for other in self.replicas if other is not member)
             self.former = tuple(other for other in self.former if other is not database)
         database.close_pool()  # what is in use is closed when it comes back
@@ -109,7 +109,7 @@ class Members:
             if any(member.was_looked_at and member.is_due(now) for member in self.replicas):
                 self._look_in_background()
         member: Member | None = state.reader
-        if member is None or member.reason is not None or member.is_removed:
+        if member is None or member.reason is not None:
             member = state.reader = self._chosen()
         return member
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import math
-import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -20,7 +19,6 @@ from .faults import first_line, is_conflict, is_read_only
 from .member import Member
 from .members import Members
 from .proxies import StandIn
-from .retry import READS_ONCE
 from .scope import History, Scope, current_scope
 from .state import ConnectionState
 from .statements import effects_of
@@ -41,8 +39,9 @@ class Routing(StandIn):
     @property
     def obj(self) -> Any:
         """The primary; amid what began on an earlier one, and only that can go on with, that one."""
-        primary = self._members.primary.database  # before the former ones, of which it may be one by the next line
-        for database in self._members.former:
+        members = self._members
+        primary = members.primary.database  # before the former ones, of which it may be one by the next line
+        for database in members.former:
             if _is_engaged(database._state.find()):
                 return database
         return primary
@@ -123,9 +122,12 @@ class Routing(StandIn):
 
     def _reader_in(self, scope: Scope, primary: Any, state: ConnectionState) -> Member | None:
         history = scope.history
+        member: Member | None = state.reader
+        if not (history.written or history.positions or scope.atomic) and member is not None and member.reason is None:
+            return member  # as nearly always: nothing has come before but reads
         if history.written and not history.written.isdisjoint((primary, *self._members.former)):
             return None
-        if scope.is_atomic_for(primary) and not scope.read_only:
+        if scope.atomic and not scope.read_only and scope.is_atomic_for(primary):
             return None
         if self in history.positions:
             return self._reader_that_has(history, state)
@@ -143,16 +145,16 @@ class Routing(StandIn):
     def _read(self, member: Member | None, run: Callable[[Any], T]) -> T:
         """What *run* returns, given the replica *member*, another in place of one that fails, or the primary."""
         while member is not None:
-            begun = time.monotonic()
             try:
-                if self._has_connection(member):
+                if not member.database._state.find().closed or self._has_connection(member):
                     return run(member.database)
             except PeeweeException as error:
                 # What a standby replays may cancel what it reads (PostgreSQL's manual, 26.4.2); and it refuses a
                 # function that writes. The primary does neither.
                 if is_conflict(error) or is_read_only(error):
                     break
-                if not _is_its_fault(error, time.monotonic() - begun):
+                # One that is only busy stays. A read whose connection was lost has been run again, if it may be.
+                if not isinstance(error, NoConnection) or isinstance(error, (PoolTimeout, ConnectionLost)):
                     raise
                 self._members.leave_out(member, error)
             failed, member = member, self._reader(self.obj)
@@ -164,10 +166,8 @@ class Routing(StandIn):
         """Have a connection to *member*, if it is to be had. Of one that refuses this client others know more."""
         database = member.database
         state: ConnectionState = database._state.find()
-        if not state.closed or state.ended:
-            return True  # or the statement says why not
-        if not state.scoped and not database.autoconnect and self.obj.is_closed():
-            return True
+        if state.ended or not (state.scoped or database.autoconnect or not self.obj.is_closed()):
+            return True  # the statement says why not
         try:
             if state.scoped:
                 database.ensure_open()
@@ -185,12 +185,5 @@ def _is_engaged(state: ConnectionState) -> bool:
     """Whether something is under way in *state* that only its own connection can go on with."""
     if state.transactions or state.open_transaction is not None or state.commit_callbacks:
         return True
-    return state.lease is not None and (state.lease.has_state or status_of(state) is not Status.IDLE)
-
-
-def _is_its_fault(error: PeeweeException, seconds: float) -> bool:
-    """Whether *error*, of a read that was under way for *seconds*, says that the server had better be left out."""
-    if isinstance(error, PoolTimeout):  # it is only busy
-        return False
-    # What has taken long may have met a time limit, and would meet that elsewhere.
-    return isinstance(error, NoConnection) and not (isinstance(error, ConnectionLost) and seconds > READS_ONCE.longest)
+    lease = state.lease
+    return lease is not None and (lease.has_state or status_of(state) is not Status.IDLE)
