@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import peewee
 import psycopg
@@ -17,8 +17,9 @@ from peewee_web import DatabaseUnavailable
 from tests.core.forking import Child
 from tests.core.working import Working
 from tests.replicas.served import Client, Served
+from tests.servers.fixtures import _run
 from tests.servers.postgres import PostgresServer
-from tests.servers.replication import PostgresCluster
+from tests.servers.replication import MariaDBPair, PostgresCluster
 from tests.servers.waiting import until
 
 Make = Callable[..., Served]
@@ -253,3 +254,37 @@ def test_a_standby_that_follows_the_old_primary_has_nothing_of_the_new_one(
     until(lambda: other.has_replayed("0/1"))
     assert client.read("mine") == new.port
     assert served.database.check_connections()[1].reason == "it does not follow the new primary yet"
+
+
+# MariaDB.
+
+
+@pytest.fixture
+def own_pair() -> Iterator[MariaDBPair]:
+    """One that is thrown away afterwards."""
+    yield from _run(MariaDBPair)  # type: ignore[arg-type, misc]
+
+
+@pytest.mark.parametrize("may_know", [True, False])
+def test_a_replica_of_mariadb_that_became_the_primary_is_followed_if_its_user_may_know(
+    own_pair: MariaDBPair, may_know: bool
+) -> None:
+    pair = own_pair
+    pair.primary.create_user("watcher", *(pair.MONITORING if may_know else ()))
+    pair.wait_until_caught_up()
+    served = Served(pair.primary, [pair.replica], {"url_options": {"user": "watcher"}})
+    served.create()
+    write(served, "before")
+    pair.wait_until_caught_up()
+    served.ports(1)
+    pair.primary.kill()
+    for statement in ("STOP SLAVE", "RESET SLAVE ALL", "SET GLOBAL read_only = OFF"):
+        pair.replica.execute(statement)
+    if may_know:
+        write(served, "on the new one")
+        assert pair.replica.execute("SELECT text FROM note WHERE text LIKE 'on%'", database=served.name)
+    else:
+        with pytest.raises(DatabaseUnavailable):
+            write(served, "nowhere")
+    served.server = pair.replica
+    served.close()
